@@ -1,0 +1,136 @@
+"""The driver contract: what the operator and the driver say to each other over HTTP.
+
+    GET  /status      -> DriverStatus     GET /metrics -> Prometheus text
+    GET  /history     -> History          POST /checkpoint -> 202, saves at the next step boundary
+    POST /stop        <- StopRequest      -> 202, the driver ends its process
+    every route needs `Authorization: Bearer <token>`; without it 401 and nothing else
+
+The driver is started with a RunDocument (JSON, in the environment variable `names.RUN_ENV` of the submission). When
+training has ended the driver stays in phase Finished until the operator has read the last status and history and says
+/stop, at most `FINISHED_LINGER_SECONDS`; then its process exits 0.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+FINISHED_LINGER_SECONDS = 60
+HISTORY_MAX_POINTS = 512
+
+
+class WireModel(BaseModel):
+    """camelCase on the wire, snake_case in Python; unknown keys are ignored so that either side may be newer."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
+
+
+class JobReference(WireModel):
+    """Which RLTrainingJob this run belongs to."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+class RunDocument(WireModel):
+    """Everything the driver needs to start one attempt."""
+
+    job: JobReference
+    attempt: int = Field(ge=1, description="Counts from 1; each restart of the driver is one more.")
+    config: dict[str, Any] = Field(description="The resolved SkyRLTrainConfig, snake_case keys as in SkyRL.")
+
+
+class DriverPhase(StrEnum):
+    """What the driver is doing now."""
+
+    STARTING = "Starting"  # ranks, engines, first weights
+    EVALUATING = "Evaluating"
+    TRAINING = "Training"
+    CHECKPOINTING = "Checkpointing"
+    FINISHED = "Finished"  # all steps done, last checkpoint committed, waiting for /stop
+    FAILED = "Failed"  # `error` says why; the process exits non-zero
+
+
+class EngineState(StrEnum):
+    """Health of one inference engine as the trainer's fleet sees it."""
+
+    JOINING = "Joining"
+    SERVING = "Serving"
+    PAUSED = "Paused"
+    UPDATING = "Updating"
+    DEAD = "Dead"
+
+
+class EngineStatus(WireModel):
+    """One inference engine."""
+
+    name: str
+    state: EngineState
+    weight_version: int | None = None
+
+
+class CheckpointStatus(WireModel):
+    """The newest committed checkpoint."""
+
+    step: int
+    path: str
+    time: datetime
+    bytes: int
+
+
+class DriverError(WireModel):
+    """Why the driver failed, in words a person on call can act on."""
+
+    reason: str = Field(description="CamelCase, one of the failure table's reasons.")
+    message: str
+    remedy: str = ""
+    role: str = ""
+
+
+class DriverStatus(WireModel):
+    """The driver's answer to GET /status."""
+
+    phase: DriverPhase
+    attempt: int
+    step: int = Field(0, description="Training steps done, resumed ones included.")
+    total_steps: int | None = None
+    epoch: int = 0
+    reward: float | None = Field(None, description="Mean raw reward of the newest step.")
+    eval_score: float | None = Field(None, description="Mean score of the newest evaluation (eval/all/avg_score).")
+    tokens_per_second: float | None = Field(None, description="Trained tokens of the newest step over its whole time.")
+    weight_version: int = 0
+    eta_seconds: float | None = None
+    engines: list[EngineStatus] = []
+    checkpoint: CheckpointStatus | None = None
+    durations: dict[str, float] = Field({}, description="Seconds spent so far by phase of the loop, e.g. generate.")
+    error: DriverError | None = None
+    message: str = Field("", description="What the driver is waiting for or doing, in a few words.")
+    updated: datetime
+
+
+class HistoryPoint(WireModel):
+    """One training step (or evaluation, when only `eval_score` is set) of the run's curve."""
+
+    step: int
+    reward: float | None = None
+    eval_score: float | None = None
+    tokens_per_second: float | None = None
+
+
+class History(WireModel):
+    """The run's curve, at most HISTORY_MAX_POINTS points: older steps are thinned out, evaluations never."""
+
+    points: list[HistoryPoint] = []
+    durations: dict[str, float] = {}
+
+
+class StopRequest(WireModel):
+    """Ask the driver to end its process."""
+
+    checkpoint: bool = True
+    deadline_seconds: float = Field(60, ge=0)
