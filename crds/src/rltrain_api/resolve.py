@@ -1,0 +1,65 @@
+"""Defaults and derivations: from what a person set to what runs.
+
+`resolve` does once, and visibly, what SkyRL does in its constructors: SkyRL derives a field from another where it is
+unset (null), and everything else has a default. This module must not judge: `rltrain_api.validate` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from rltrain_api.config import GeneratorConfig, SamplingParams, SkyRLTrainConfig, TrainerConfig
+from rltrain_api.job import RLTrainingJob
+
+
+def resolve(config: SkyRLTrainConfig) -> SkyRLTrainConfig:
+    """The configuration with every derived value filled in; the given one is left as it is.
+
+    Derivations, all of SkyRL's `__post_init__` methods that concern the fields of this release:
+    generator.max_input_length from trainer.max_prompt_length; generator.eval_sampling_params from temperature 0 and the
+    training length, other fields default; trainer.ref.model.path from trainer.policy.model.path;
+    trainer.algorithm.temperature from generator.sampling_params.temperature; trainer.algorithm.max_seq_len from
+    max_input_length plus max_generate_length. Resolving twice changes nothing.
+    """
+    generator = _resolve_generator(config.generator, config.trainer.max_prompt_length)
+    trainer = _resolve_trainer(config.trainer, generator)
+    return config.model_copy(update={"generator": generator, "trainer": trainer})
+
+
+def resolved_document(job: RLTrainingJob) -> dict[str, Any]:
+    """The resolved configuration as plain data, SkyRL's keys in declared order: what is recorded and what runs."""
+    return resolve(job.spec.config).model_dump(mode="json")
+
+
+def document_hash(document: dict[str, Any]) -> str:
+    """SHA-256 of a resolved configuration, in hex; the order of keys plays no part."""
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def _resolve_generator(generator: GeneratorConfig, max_prompt_length: int) -> GeneratorConfig:
+    derived: dict[str, Any] = {}
+    if generator.max_input_length is None:
+        derived["max_input_length"] = max_prompt_length
+    if generator.eval_sampling_params is None:
+        derived["eval_sampling_params"] = SamplingParams(
+            temperature=0.0, max_generate_length=generator.sampling_params.max_generate_length
+        )
+    return generator.model_copy(update=derived)
+
+
+def _resolve_trainer(trainer: TrainerConfig, generator: GeneratorConfig) -> TrainerConfig:
+    derived: dict[str, Any] = {}
+    if trainer.ref.model.path is None:
+        model = trainer.ref.model.model_copy(update={"path": trainer.policy.model.path})
+        derived["ref"] = trainer.ref.model_copy(update={"model": model})
+    algorithm: dict[str, Any] = {}
+    if trainer.algorithm.temperature is None:
+        algorithm["temperature"] = generator.sampling_params.temperature
+    if trainer.algorithm.max_seq_len is None:
+        assert generator.max_input_length is not None, "the generator section is resolved first"
+        algorithm["max_seq_len"] = generator.max_input_length + generator.sampling_params.max_generate_length
+    derived["algorithm"] = trainer.algorithm.model_copy(update=algorithm)
+    return trainer.model_copy(update=derived)
