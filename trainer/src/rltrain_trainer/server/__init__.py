@@ -1,0 +1,1 @@
+"""The driver's HTTP face (`rltrain_api.wire`): status, history, metrics, and requests to save or stop."""
