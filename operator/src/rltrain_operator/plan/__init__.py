@@ -1,0 +1,30 @@
+"""What a job needs, as manifests: pure functions from the job's model to plain data.
+
+Nothing here asks the cluster or the clock, so the same job always gives the same manifests, byte for byte. Names come
+from `rltrain_api.names` and are functions of the job's name: creating a thing twice is a conflict, never a second one.
+"""
+
+from rltrain_operator.plan.claims import plan_checkpoint_claim, plan_data_claims
+from rltrain_operator.plan.initializers import plan_initializer
+from rltrain_operator.plan.raycluster import cluster_hash, plan_ray_cluster, worker_pods_wanted
+from rltrain_operator.plan.records import (
+    CONFIG_KEY,
+    HISTORY_KEY,
+    plan_config_map,
+    plan_history,
+    plan_secret,
+)
+
+__all__ = [
+    "CONFIG_KEY",
+    "HISTORY_KEY",
+    "cluster_hash",
+    "plan_checkpoint_claim",
+    "plan_config_map",
+    "plan_data_claims",
+    "plan_history",
+    "plan_initializer",
+    "plan_ray_cluster",
+    "plan_secret",
+    "worker_pods_wanted",
+]

@@ -1,0 +1,92 @@
+"""What all pods of a job have in common: volumes, environment, security.
+
+Security: the "restricted" Pod Security Standard in full, and no Kubernetes API token: nothing in a job talks to the API
+server. CPU is requested but not limited (throttling only slows training); memory has request = limit, so that a pod
+is never evicted for what it was promised.
+"""
+
+from __future__ import annotations
+
+from rltrain_api import names
+from rltrain_api.job import EnvVar, Pool, Resources, RLTrainingJob
+from rltrain_api.quantity import parse_quantity
+from rltrain_operator.plan.claims import CHECKPOINTS, claim_in_use
+from rltrain_operator.plan.metadata import Manifest
+
+USER_ID = 1000
+SHARED_MEMORY_VOLUME = "shared-memory"
+
+POD_ANNOTATIONS = {
+    # A run loses its progress since the last checkpoint with any one of its pods: no autoscaler may tidy them away.
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+
+
+def pod_security() -> Manifest:
+    """The pod's security context."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER_ID,
+        "runAsGroup": USER_ID,
+        "fsGroup": USER_ID,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def container_security() -> Manifest:
+    """The container's security context."""
+    return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def environment(job: RLTrainingJob, extra: list[EnvVar] | None = None) -> list[Manifest]:
+    """The job's variables, then `extra` ones, which win; later entries of one name replace earlier ones."""
+    values = {variable.name: variable.value for variable in [*job.spec.runtime.env, *(extra or [])]}
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def environment_sources(job: RLTrainingJob) -> list[Manifest]:
+    """Whole Secrets and ConfigMaps that the job wants as variables, by reference only."""
+    return [source.model_dump(mode="json", by_alias=True, exclude_none=True) for source in job.spec.runtime.env_from]
+
+
+def token_variable(job: RLTrainingJob) -> Manifest:
+    """The driver's token, from the job's Secret: it never passes through Ray's metadata."""
+    reference = {"name": names.secret_name(job.metadata.name), "key": names.DRIVER_TOKEN_KEY}
+    return {"name": names.DRIVER_TOKEN_ENV, "valueFrom": {"secretKeyRef": reference}}
+
+
+def volumes(job: RLTrainingJob) -> list[Manifest]:
+    """The claims every pod of the job mounts."""
+    storage = job.spec.storage
+    claims = {CHECKPOINTS: claim_in_use(job, CHECKPOINTS, storage.checkpoints.claim_name)}
+    claims |= {volume.name: claim_in_use(job, volume.name, volume.claim_name) for volume in storage.data}
+    return [{"name": name, "persistentVolumeClaim": {"claimName": claim}} for name, claim in claims.items()]
+
+
+def volume_mounts(job: RLTrainingJob) -> list[Manifest]:
+    """Where those claims appear."""
+    storage = job.spec.storage
+    mounts = {CHECKPOINTS: storage.checkpoints.mount_path}
+    mounts |= {volume.name: volume.mount_path for volume in storage.data}
+    return [{"name": name, "mountPath": path} for name, path in mounts.items()]
+
+
+def shared_memory(pool: Pool) -> tuple[Manifest, Manifest]:
+    """A sized /dev/shm as (volume, mount): Ray's object store and torch's loaders share it, and it counts as memory."""
+    size = pool.shm_size or str(int(parse_quantity(pool.resources.memory) / 2))
+    empty_dir = {"medium": "Memory", "sizeLimit": size}
+    return (
+        {"name": SHARED_MEMORY_VOLUME, "emptyDir": empty_dir},
+        {"name": SHARED_MEMORY_VOLUME, "mountPath": "/dev/shm"},  # noqa: S108 - the mount point, not a temporary file
+    )
+
+
+def resources(wanted: Resources, gpus: int = 0, gpu_resource: str = "") -> Manifest:
+    """Requests and limits of one container: CPU requested only, memory and GPUs requested as much as limited."""
+    requests = {"cpu": wanted.cpu, "memory": wanted.memory}
+    limits = {"memory": wanted.memory}
+    if gpus:
+        requests[gpu_resource] = limits[gpu_resource] = str(gpus)
+    return {"requests": requests, "limits": limits}

@@ -1,0 +1,248 @@
+"""Carrying out a decision's actions against the API server, Ray and the driver.
+
+Every action may be repeated: children have fixed names and are created by POST, where "exists already" is fine if it is
+ours. Nothing is ever adopted: an object of our name that belongs to somebody else stops the job with its name.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import orjson
+
+from rltrain_api import names
+from rltrain_api.job import RLTrainingJob
+from rltrain_api.resolve import resolved_document
+from rltrain_api.wire import JobReference, RunDocument, StopRequest
+from rltrain_operator import plan
+from rltrain_operator.cache import Cache, Key
+from rltrain_operator.driver_client import DriverApi, DriverUnavailableError
+from rltrain_operator.kube import (
+    AlreadyExistsError,
+    Body,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    KubeApi,
+    NotFoundError,
+)
+from rltrain_operator.kube.resources import CONFIG_MAPS, RAY_CLUSTERS, SECRETS, resource_of
+from rltrain_operator.rayjobs import RayJobsApi, RayUnavailableError
+from rltrain_operator.reconcile import reasons
+from rltrain_operator.reconcile.observe import owned_by
+from rltrain_operator.reconcile.state import (
+    Action,
+    Blocked,
+    CreateInitializer,
+    CreateRayCluster,
+    CreateRecords,
+    DeleteRayCluster,
+    Observed,
+    StopDriver,
+    StopRayJob,
+    Subject,
+    Submit,
+    WriteHistory,
+)
+from rltrain_operator.tokens import TokenIssuer
+
+logger = logging.getLogger(__name__)
+
+# For so long a Secret of our name may still be that of a deleted job of the same name.
+GARBAGE_COLLECTION_TIME = timedelta(seconds=15)
+
+
+class BlockedError(Exception):
+    """Something cannot be created now; `blocked` goes into the next decision, which tells the user."""
+
+    def __init__(self, blocked: Blocked) -> None:
+        super().__init__(blocked.message)
+        self.blocked = blocked
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the actions of one pass are about."""
+
+    key: Key
+    subject: Subject
+    observed: Observed
+    now: datetime
+
+    @property
+    def job(self) -> RLTrainingJob:
+        """The job; actions that plan children are decided only for a spec that can be read."""
+        assert self.subject.job is not None, "no child is planned from a spec that cannot be read"
+        return self.subject.job
+
+
+class Applier:
+    """See the module's docstring. Raises BlockedError, and the clients' errors for what is worth another try."""
+
+    def __init__(self, kube: KubeApi, cache: Cache, ray: RayJobsApi, driver: DriverApi, tokens: TokenIssuer) -> None:
+        self._kube = kube
+        self._cache = cache
+        self._ray = ray
+        self._driver = driver
+        self._tokens = tokens
+
+    async def carry_out(self, action: Action, context: Context) -> None:
+        """One action."""
+        match action:
+            case CreateRecords():
+                await self._create_records(context)
+            case CreateInitializer(name=name):
+                initializers = context.job.spec.storage.initializers
+                initializer = next(one for one in initializers if one.name == name)
+                await self._create_owned(plan.plan_initializer(context.job, initializer), context)
+            case CreateRayCluster():
+                await self._create_owned(plan.plan_ray_cluster(context.job), context)
+            case Submit():
+                await self._submit(action, context)
+            case StopRayJob(submission_id=submission_id):
+                await self._stop_ray_job(submission_id, context)
+            case WriteHistory():
+                await self._write_history(action, context)
+            case StopDriver():
+                await self._stop_driver(context)
+            case DeleteRayCluster(uid=uid):
+                await self._delete_ray_cluster(uid, context)
+
+    async def _create_records(self, context: Context) -> None:
+        uid, metadata = context.subject.metadata.uid, context.subject.metadata
+        claims = plan.plan_data_claims(context.job)
+        checkpoints = plan.plan_checkpoint_claim(context.job)
+        if checkpoints is not None:
+            await self._create_unowned(checkpoints)
+        for claim in claims:
+            await self._create_owned(claim, context)
+        await self._create_secret(context)
+        # Last, because the status names the ConfigMap once all of this is there.
+        await self._create_owned(plan.plan_config_map(metadata, resolved_document(context.job)), context)
+        logger.debug("records created", extra={"job_uid": uid})
+
+    async def _create_secret(self, context: Context) -> None:
+        """The Secret cannot be looked at, so whose it is when it exists already is told by the job's age."""
+        metadata = context.subject.metadata
+        manifest = plan.plan_secret(
+            metadata,
+            driver_token=self._tokens.driver_token(metadata.uid),
+            ray_token=self._tokens.ray_token(metadata.uid),
+        )
+        try:
+            await self._kube.create(manifest)
+        except AlreadyExistsError as error:
+            created = metadata.creation_timestamp
+            if created is not None and context.now - created < GARBAGE_COLLECTION_TIME:
+                name = f"{SECRETS.kind} {manifest['metadata']['name']}"
+                message = f"{name} exists; if it is that of a deleted job of this name, it is about to be removed"
+                raise BlockedError(Blocked(reasons.AWAITING_GARBAGE_COLLECTION, message, passing=True)) from error
+        except (ForbiddenError, InvalidError) as error:
+            raise _refused(manifest, error) from error
+
+    async def _create_unowned(self, manifest: Body) -> None:
+        """The checkpoints' claim: one that is there already, from an earlier job of this name, is meant to be used."""
+        try:
+            self._cache.upsert(resource_of(manifest), await self._kube.create(manifest))
+        except AlreadyExistsError:
+            return
+        except (ForbiddenError, InvalidError) as error:
+            raise _refused(manifest, error) from error
+
+    async def _create_owned(self, manifest: Body, context: Context) -> Body:
+        """POST, or the object that is there already if it is this job's own; returns what is in the cluster."""
+        resource = resource_of(manifest)
+        try:
+            live = await self._kube.create(manifest)
+        except AlreadyExistsError:
+            live = await self._kube.get(resource, manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+            self._demand_own(live, manifest, context)
+        except (ForbiddenError, InvalidError) as error:
+            raise _refused(manifest, error) from error
+        if resource is not CONFIG_MAPS:
+            self._cache.upsert(resource, live)
+        return live
+
+    def _demand_own(self, live: Body, manifest: Body, context: Context) -> None:
+        """Stop unless the object is this very job's."""
+        uid = context.subject.metadata.uid
+        if owned_by(live, uid):
+            return
+        what = f"{manifest['kind']} {live['metadata']['name']}"
+        owners = live["metadata"].get("ownerReferences") or []
+        predecessor = any(o.get("kind") == names.KIND and o.get("name") == context.key[1] for o in owners)
+        if predecessor or "deletionTimestamp" in live["metadata"]:
+            message = f"{what} belongs to a deleted job of this name and is about to be removed"
+            raise BlockedError(Blocked(reasons.AWAITING_GARBAGE_COLLECTION, message, passing=True))
+        message = (
+            f"{what} exists and does not belong to this job; it is left alone. "
+            "Delete or rename it, or give the job another name."
+        )
+        raise BlockedError(Blocked(reasons.FOREIGN_OBJECT, message))
+
+    async def _submit(self, action: Submit, context: Context) -> None:
+        metadata, host = context.subject.metadata, _head_host(context)
+        try:
+            record = await self._kube.get(CONFIG_MAPS, metadata.namespace, action.config_map)
+        except NotFoundError as error:
+            message = f"ConfigMap {action.config_map} with the run's configuration is gone: create the job anew"
+            raise BlockedError(Blocked(reasons.CREATION_REFUSED, message)) from error
+        document = RunDocument(
+            job=JobReference(namespace=metadata.namespace, name=metadata.name, uid=metadata.uid),
+            attempt=action.attempt,
+            config=orjson.loads(record["data"][plan.CONFIG_KEY]),
+        )
+        env_vars = {names.RUN_ENV: document.model_dump_json(by_alias=True)}
+        await self._ray.submit(host, self._tokens.ray_token(metadata.uid), action.submission_id, env_vars)
+
+    async def _stop_ray_job(self, submission_id: str, context: Context) -> None:
+        """An unreachable Ray is no reason to stay in the failed attempt: the next one waits for this driver's end."""
+        cluster = context.observed.cluster
+        if cluster is None or cluster.head_host is None:
+            return
+        token = self._tokens.ray_token(context.subject.metadata.uid)
+        try:
+            await self._ray.stop(cluster.head_host, token, submission_id)
+        except RayUnavailableError as error:
+            logger.warning("driver not stopped", extra={"error": str(error), "submission_id": submission_id})
+
+    async def _write_history(self, action: WriteHistory, context: Context) -> None:
+        """A curve that may not be written (a quota, somebody's object) does not hold up the run it tells of."""
+        manifest = plan.plan_history(context.subject.metadata, action.history)
+        try:
+            live = await self._create_owned(manifest, context)
+            if live["data"] != manifest["data"]:
+                manifest["metadata"]["uid"] = live["metadata"]["uid"]
+                await self._kube.apply(manifest, field_manager=names.FIELD_MANAGER)
+        except BlockedError as error:
+            logger.warning("history not written", extra={"error": error.blocked.message})
+
+    async def _stop_driver(self, context: Context) -> None:
+        """A driver that does not hear it ends by itself a minute after it has finished."""
+        token = self._tokens.driver_token(context.subject.metadata.uid)
+        try:
+            await self._driver.stop(_head_host(context), token, StopRequest(checkpoint=False, deadline_seconds=30))
+        except DriverUnavailableError as error:
+            logger.info("finished driver did not take /stop", extra={"error": str(error)})
+
+    async def _delete_ray_cluster(self, uid: str, context: Context) -> None:
+        namespace, name = context.key
+        try:
+            await self._kube.delete(RAY_CLUSTERS, namespace, names.ray_cluster_name(name), uid=uid)
+        except (NotFoundError, ConflictError):
+            return
+
+
+def _head_host(context: Context) -> str:
+    cluster = context.observed.cluster
+    assert cluster is not None, "decided only with a cluster"
+    assert cluster.head_host is not None, "decided only when the head was reached"
+    return cluster.head_host
+
+
+def _refused(manifest: Body, error: ForbiddenError | InvalidError) -> BlockedError:
+    reason = reasons.CREATION_FORBIDDEN if isinstance(error, ForbiddenError) else reasons.CREATION_REFUSED
+    what = f"{manifest['kind']} {manifest['metadata']['name']}"
+    return BlockedError(Blocked(reason, f"{what} could not be created: {error.message}"))

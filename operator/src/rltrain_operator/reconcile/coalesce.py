@@ -1,0 +1,37 @@
+"""Whether a decided status is worth a write: at once for what matters, seldom for mere progress, never for nothing.
+
+What matters is that a condition holds or not, and why (its reason); the words of its message are progress.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from rltrain_api.status import Status
+
+PROGRESS_INTERVAL = timedelta(seconds=5)
+
+_PROGRESS_FIELDS = ("progress", "engines", "checkpoint", "durations")
+# Clocks that run while nothing happens; alone they are no reason to write.
+_CLOCKS = ("updated", "eta_seconds")
+
+
+def write_due(old: Status, new: Status, last_write: datetime | None, now: datetime) -> datetime | None:
+    """When `new` is to be written over `old`: now, later (progress only, coalesced), or never (None)."""
+    if _substance(old) != _substance(new):
+        return now
+    if _progress(old) == _progress(new):
+        return None
+    return now if last_write is None else max(now, last_write + PROGRESS_INTERVAL)
+
+
+def _substance(status: Status) -> Status:
+    conditions = [condition.model_copy(update={"message": ""}) for condition in status.conditions]
+    return status.model_copy(update={**dict.fromkeys(_PROGRESS_FIELDS), "conditions": conditions})
+
+
+def _progress(status: Status) -> tuple[object, ...]:
+    progress = status.progress.model_copy(update=dict.fromkeys(_CLOCKS)) if status.progress else None
+    own_durations = {name: value for name, value in (status.durations or {}).items() if "/" not in name}
+    messages = [condition.message for condition in status.conditions]
+    return (progress, status.engines, status.checkpoint, own_durations, messages)

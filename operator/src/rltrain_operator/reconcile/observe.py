@@ -1,0 +1,283 @@
+"""Observation: the caches turned into what `decide` reads, and the polls of Ray and of the driver.
+
+`view_*` are pure; `Poller` asks over the network and remembers, per job, since when a driver is silent. That memory is
+lost with the process on purpose: a new operator gives a silent driver the full limit again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from rltrain_api import names
+from rltrain_api.job import ObjectMeta, RLTrainingJob
+from rltrain_api.parse import parse_job
+from rltrain_api.status import ConditionType, Status
+from rltrain_api.validate import validate
+from rltrain_api.wire import DriverPhase, DriverStatus, History
+from rltrain_operator.cache import Cache, Key
+from rltrain_operator.driver_client import DriverApi, DriverUnavailableError
+from rltrain_operator.kube import Body
+from rltrain_operator.kube.resources import BATCH_JOBS, PODS, RAY_CLUSTERS
+from rltrain_operator.plan import worker_pods_wanted
+from rltrain_operator.rayjobs import RayJob, RayJobsApi, RayUnavailableError
+from rltrain_operator.reconcile import reasons
+from rltrain_operator.reconcile.state import (
+    ClusterView,
+    InitializerState,
+    InitializerView,
+    Observed,
+    Subject,
+    Unreachable,
+)
+from rltrain_operator.tokens import TokenIssuer
+
+HISTORY_INTERVAL = timedelta(seconds=30)
+MAX_TROUBLES = 8
+
+
+def view_subject(body: Body) -> Subject:
+    """The job as models. A status that cannot be read (edited by hand) counts as none: it is derived anew."""
+    document = {key: value for key, value in body.items() if key != "status"}
+    metadata = ObjectMeta.model_validate(body["metadata"])
+    try:
+        status = Status.model_validate(body.get("status") or {})
+    except ValidationError:
+        status = Status()
+    parsed = parse_job(document)
+    if isinstance(parsed, RLTrainingJob):
+        return Subject(metadata, status, parsed, tuple(validate(parsed)))
+    return Subject(metadata, status, None, tuple(parsed))
+
+
+def owned_by(child: Body, job_uid: str) -> bool:
+    """Whether the child belongs to this very job, not to one of the same name before it, nor to somebody else."""
+    return any(owner.get("uid") == job_uid for owner in child["metadata"].get("ownerReferences") or [])
+
+
+def _condition(body: Body, kind: str) -> Mapping[str, Any]:
+    for condition in (body.get("status") or {}).get("conditions") or []:
+        if condition.get("type") == kind:
+            found: Mapping[str, Any] = condition
+            return found
+    return {}
+
+
+def pod_trouble(pod: Body) -> str | None:
+    """What keeps a pod from being ready, in Kubernetes' own words, or None when nothing in particular does."""
+    scheduled = _condition(pod, "PodScheduled")
+    if scheduled.get("status") == "False":
+        return f"{scheduled.get('reason')}: {scheduled.get('message')}"
+    for container in (pod.get("status") or {}).get("containers") or []:
+        waiting = container["state"].get("waiting") or {}
+        if waiting.get("reason") in (None, "PodInitializing", "ContainerCreating"):
+            continue
+        trouble = _steady(str(waiting["reason"]), str(waiting.get("message") or ""))
+        ended = container["last"].get("terminated") or {}
+        if ended:
+            last = f"{ended.get('reason')}, exit code {ended.get('exitCode')}: {str(ended.get('message') or '')[-400:]}"
+            trouble += f" (last: {last.rstrip(': ')})"
+        return trouble
+    return None
+
+
+def _steady(reason: str, message: str) -> str:
+    """One text for a pull that fails and for the pause before the next: the kubelet flips between the two for ever."""
+    if reason in ("ErrImagePull", "ImagePullBackOff"):
+        reason = "ImagePullBackOff"
+        message = re.sub(r'^Back-off pulling image "[^"]*": ErrImagePull: ', "", message)
+    return f"{reason}: {message}".rstrip(": ")
+
+
+def group_troubles(pods: list[Body]) -> list[str]:
+    """The troubles of many pods, those with the same one together."""
+    by_trouble: dict[str, list[str]] = {}
+    for pod in pods:
+        trouble = pod_trouble(pod)
+        if trouble is not None:
+            by_trouble.setdefault(trouble, []).append(pod["metadata"]["name"])
+    return [f"{', '.join(affected)}: {trouble}" for trouble, affected in by_trouble.items()]
+
+
+def view_initializers(cache: Cache, key: Key, job_uid: str) -> dict[str, InitializerView]:
+    """The job's initializer batch Jobs by initializer name, with their newest pod's words."""
+    prefix = names.initializer_name(key[1], "")
+    pods = cache.children(key, PODS)
+    found: dict[str, InitializerView] = {}
+    for batch_job in cache.children(key, BATCH_JOBS):
+        name = batch_job["metadata"]["name"]
+        if name.startswith(prefix) and owned_by(batch_job, job_uid):
+            own = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get("job-name") == name]
+            found[name.removeprefix(prefix)] = _view_batch_job(batch_job, own)
+    return found
+
+
+def _view_batch_job(batch_job: Body, pods: list[Body]) -> InitializerView:
+    newest = max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")), default=None)
+    if _condition(batch_job, "Complete").get("status") == "True":
+        return InitializerView(InitializerState.COMPLETE)
+    failed = _condition(batch_job, "Failed")
+    pod_name = newest["metadata"]["name"] if newest else None
+    if failed.get("status") == "True":
+        ended = _last_end(newest) if newest else {}
+        message = str(ended.get("message") or failed.get("message") or "").strip()
+        return InitializerView(InitializerState.FAILED, message[-800:], pod_name, ended.get("exitCode"))
+    trouble = pod_trouble(newest) if newest else None
+    return InitializerView(InitializerState.RUNNING, f"{pod_name}: {trouble}" if trouble else "", pod_name)
+
+
+def _last_end(pod: Body) -> Mapping[str, Any]:
+    for container in (pod.get("status") or {}).get("containers") or []:
+        ended = container["state"].get("terminated") or container["last"].get("terminated")
+        if ended:
+            found: Mapping[str, Any] = ended
+            return found
+    return {}
+
+
+def view_cluster(cache: Cache, key: Key, job_uid: str) -> ClusterView | None:
+    """The job's own RayCluster; one that belongs to somebody else is as good as none (its creation then conflicts)."""
+    ray_cluster = cache.child(key, RAY_CLUSTERS, names.ray_cluster_name(key[1]))
+    if ray_cluster is None or not owned_by(ray_cluster, job_uid):
+        return None
+    metadata = ray_cluster["metadata"]
+    head = _condition(ray_cluster, "HeadPodReady")
+    failure = _condition(ray_cluster, "ReplicaFailure")
+    pods = [pod for pod in cache.children(key, PODS) if _role(pod) != names.ROLE_INITIALIZER]
+    troubles = group_troubles(pods)
+    if failure.get("status") == "True":
+        troubles.insert(0, f"KubeRay: {failure.get('reason')}: {failure.get('message')}")
+    groups = (ray_cluster.get("spec") or {}).get("workerGroupSpecs") or []
+    return ClusterView(
+        uid=metadata["uid"],
+        created=datetime.fromisoformat(metadata["creationTimestamp"]),
+        spec_hash=(metadata.get("annotations") or {}).get(names.SPEC_HASH_ANNOTATION, ""),
+        deleting="deletionTimestamp" in metadata,
+        head_ready=head.get("status") == "True",
+        head_message=str(head.get("message") or head.get("reason") or ""),
+        ready_workers=int((ray_cluster.get("status") or {}).get("readyWorkerReplicas") or 0),
+        wanted_workers=worker_pods_wanted(ray_cluster),
+        wanted_engines=sum(int(g.get("replicas") or 0) for g in groups if g.get("groupName") == names.ROLE_INFERENCE),
+        head_host=_head_host(pods, metadata["name"]),
+        troubles=tuple(troubles[:MAX_TROUBLES]),
+    )
+
+
+def _role(pod: Body) -> str:
+    return str((pod["metadata"].get("labels") or {}).get(names.ROLE_LABEL, ""))
+
+
+def _head_host(pods: list[Body], cluster_name: str) -> str | None:
+    """The address of the running head pod.
+
+    The pod's own address rather than the head Service's name: it is right the moment the pod is, without a name cache
+    that may still hold the address of the pod before it.
+    """
+    for pod in pods:
+        labels = pod["metadata"].get("labels") or {}
+        running = pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+        if _role(pod) == names.ROLE_HEAD and labels.get("ray.io/cluster") == cluster_name and running:
+            address: str | None = pod["status"].get("podIP")
+            return address
+    return None
+
+
+@dataclass
+class _Contact:
+    """What is remembered of one attempt's driver."""
+
+    submission_id: str
+    last_answer: datetime
+    history_at: datetime | None = None
+
+
+class Poller:
+    """Asks Ray and the driver of a job; see the module's docstring."""
+
+    def __init__(self, ray: RayJobsApi, driver: DriverApi, tokens: TokenIssuer) -> None:
+        self._ray = ray
+        self._driver = driver
+        self._tokens = tokens
+        self._contacts: dict[str, _Contact] = {}
+
+    def forget(self, job_uid: str) -> None:
+        """The job is gone or over."""
+        self._contacts.pop(job_uid, None)
+
+    async def observe(self, cache: Cache, key: Key, subject: Subject, now: datetime) -> Observed:
+        """Everything `decide` wants to know about the job; asks the network only while an attempt may be alive."""
+        uid = subject.metadata.uid
+        initializers = view_initializers(cache, key, uid)
+        cluster = view_cluster(cache, key, uid)
+        submission_id = subject.status.submission_id
+        over = any(_is_true(subject.status, kind) for kind in (ConditionType.COMPLETE, ConditionType.FAILED))
+        if cluster is None or submission_id is None or over:
+            self.forget(uid)
+            return Observed(initializers=initializers, cluster=cluster)
+        contact = self._contacts.get(uid)
+        if contact is None or contact.submission_id != submission_id:
+            contact = self._contacts[uid] = _Contact(submission_id, last_answer=now)
+        ray = await self._ask_ray(cluster, uid, submission_id)
+        driver = await self._ask_driver(cluster, uid, ray)
+        if driver is not None:
+            contact.last_answer = now
+        return Observed(
+            initializers=initializers,
+            cluster=cluster,
+            ray=ray,
+            driver=driver,
+            driver_silent_since=None if driver is not None else contact.last_answer,
+            history=await self._ask_history(cluster, uid, subject.status, driver, contact, now),
+        )
+
+    async def _ask_ray(self, cluster: ClusterView, uid: str, submission_id: str) -> RayJob | Unreachable | None:
+        if cluster.head_host is None:
+            return Unreachable("the head pod is not running")
+        try:
+            return await self._ray.status(cluster.head_host, self._tokens.ray_token(uid), submission_id)
+        except RayUnavailableError as error:
+            return Unreachable(str(error))
+
+    async def _ask_driver(
+        self, cluster: ClusterView, uid: str, ray: RayJob | Unreachable | None
+    ) -> DriverStatus | None:
+        if cluster.head_host is None or ray is None or (isinstance(ray, RayJob) and ray.state.ended):
+            return None
+        try:
+            return await self._driver.status(cluster.head_host, self._tokens.driver_token(uid))
+        except DriverUnavailableError:
+            return None
+
+    async def _ask_history(
+        self,
+        cluster: ClusterView,
+        uid: str,
+        status: Status,
+        driver: DriverStatus | None,
+        contact: _Contact,
+        now: datetime,
+    ) -> History | None:
+        if driver is None or cluster.head_host is None:
+            return None
+        training = status.condition(ConditionType.TRAINING)
+        if training is not None and training.reason == reasons.FINISHED:
+            return None
+        fresh = contact.history_at is not None and now - contact.history_at < HISTORY_INTERVAL
+        if fresh and driver.phase is not DriverPhase.FINISHED:
+            return None
+        try:
+            history = await self._driver.history(cluster.head_host, self._tokens.driver_token(uid))
+        except DriverUnavailableError:
+            return None
+        contact.history_at = now
+        return history
+
+
+def _is_true(status: Status, kind: ConditionType) -> bool:
+    condition = status.condition(kind)
+    return condition is not None and condition.status == "True"

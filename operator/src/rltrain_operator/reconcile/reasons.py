@@ -1,0 +1,57 @@
+"""The reasons of conditions and Events: one word each, for programs; messages are for people."""
+
+from __future__ import annotations
+
+# ConfigValid
+VALID = "Valid"
+INVALID_SPEC = "InvalidSpec"
+INVALID_EDIT = "InvalidEdit"
+
+# Reconciling, Ready and the conditions of the life before training
+PENDING = "Pending"
+INITIALIZING = "Initializing"
+PROVISIONING = "Provisioning"
+CLUSTER_READY = "ClusterReady"
+CLUSTER_NOT_READY = "ClusterNotReady"
+CLUSTER_DELETED = "ClusterDeleted"
+EDIT_NOT_APPLIED = "EditNotApplied"
+SETTLED = "Settled"
+RESTARTING = "Restarting"
+
+# What the API server or another's object keeps us from
+FOREIGN_OBJECT = "ForeignObject"
+CREATION_FORBIDDEN = "CreationForbidden"
+CREATION_REFUSED = "CreationRefused"
+AWAITING_GARBAGE_COLLECTION = "AwaitingGarbageCollection"
+
+# Training
+NOT_STARTED = "NotStarted"
+ATTEMPT_PLANNED = "AttemptPlanned"
+DRIVER_STARTING = "DriverStarting"
+DRIVER_PREPARING = "DriverPreparing"
+TRAINING = "Training"
+DRIVER_SILENT = "DriverSilent"
+FINISHED = "Finished"
+
+# Checkpointed
+NO_CHECKPOINT = "NoCheckpoint"
+CHECKPOINT_COMMITTED = "CheckpointCommitted"
+
+# Ends
+NOT_FINISHED = "NotFinished"
+NOT_FAILED = "NotFailed"
+COMPLETED = "Completed"
+BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
+
+# Failures
+INITIALIZER_FAILED = "InitializerFailed"
+STARTUP_DEADLINE_EXCEEDED = "StartupDeadlineExceeded"
+DRIVER_FAILED = "DriverFailed"
+DRIVER_STOPPED = "DriverStopped"
+DRIVER_LOST = "DriverLost"
+DRIVER_UNRESPONSIVE = "DriverUnresponsive"
+
+# A driver that has this reason on Training was submitted; before that, Ray not knowing its id is no loss.
+SUBMITTED = frozenset({DRIVER_STARTING, DRIVER_PREPARING, TRAINING, DRIVER_SILENT, FINISHED})
+# A driver that has answered in this attempt: from here on silence is a failure, not a slow start.
+ANSWERED = frozenset({DRIVER_PREPARING, TRAINING, DRIVER_SILENT, FINISHED})

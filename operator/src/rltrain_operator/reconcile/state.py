@@ -1,0 +1,173 @@
+"""What goes into a decision and what comes out: plain frozen data, no behaviour worth the name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from rltrain_api.errors import FieldError
+from rltrain_api.job import ObjectMeta, RLTrainingJob
+from rltrain_api.status import Status
+from rltrain_api.wire import DriverStatus, History
+from rltrain_operator.rayjobs import RayJob
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The job a decision is about. `job` is None when its spec cannot even be read; `errors` then says why."""
+
+    metadata: ObjectMeta
+    status: Status
+    job: RLTrainingJob | None
+    errors: tuple[FieldError, ...] = ()
+
+
+class InitializerState(StrEnum):
+    """How far one initializer's batch Job is."""
+
+    RUNNING = "Running"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True)
+class InitializerView:
+    """One initializer's batch Job; `message` is why its pod waits or how it ended."""
+
+    state: InitializerState
+    message: str = ""
+    pod: str | None = None
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True)
+class ClusterView:
+    """The RayCluster and its pods.
+
+    `head_host` is the address of the running head pod; `troubles` says, pod by pod, what keeps pods from being ready.
+    """
+
+    uid: str
+    created: datetime
+    spec_hash: str = ""
+    deleting: bool = False
+    head_ready: bool = False
+    head_message: str = ""
+    ready_workers: int = 0
+    wanted_workers: int = 0
+    wanted_engines: int = 0
+    head_host: str | None = None
+    troubles: tuple[str, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        """A ready head and as many ready workers as wanted. KubeRay's own `state` is sticky and not used."""
+        return self.head_ready and self.ready_workers >= self.wanted_workers and not self.deleting
+
+
+@dataclass(frozen=True)
+class Unreachable:
+    """Ray's Jobs API did not answer; `message` says how."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """The last apply could not create something, and trying again at once will not help."""
+
+    reason: str
+    message: str
+    passing: bool = False
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything a decision may look at besides the job itself.
+
+    `ray` is the submission named in the status: a RayJob, None when Ray does not know it, Unreachable, or "unasked"
+    (as Unreachable) when there is nobody to ask. `driver_silent_since` is when the driver's last answer was, while it
+    does not answer.
+    """
+
+    initializers: dict[str, InitializerView] = field(default_factory=dict)
+    cluster: ClusterView | None = None
+    ray: RayJob | Unreachable | None = Unreachable("no submission to ask for")
+    driver: DriverStatus | None = None
+    driver_silent_since: datetime | None = None
+    history: History | None = None
+    blocked: Blocked | None = None
+
+
+@dataclass(frozen=True)
+class CreateRecords:
+    """The Secret, the claims and the ConfigMap of this generation, each only where it is missing."""
+
+
+@dataclass(frozen=True)
+class CreateInitializer:
+    """The batch Job of the initializer of that name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class CreateRayCluster:
+    """The one RayCluster."""
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Start the driver under the id that the status already holds."""
+
+    attempt: int
+    submission_id: str
+    config_map: str
+
+
+@dataclass(frozen=True)
+class StopRayJob:
+    """End a driver that failed or fell silent, so that two never train at once."""
+
+    submission_id: str
+
+
+@dataclass(frozen=True)
+class WriteHistory:
+    """Keep the run's curve."""
+
+    history: History
+
+
+@dataclass(frozen=True)
+class StopDriver:
+    """Let a driver that has finished end its process."""
+
+
+@dataclass(frozen=True)
+class DeleteRayCluster:
+    """Give the nodes back; `uid` makes sure that it is the cluster that was decided about."""
+
+    uid: str
+
+
+Action = (
+    CreateRecords
+    | CreateInitializer
+    | CreateRayCluster
+    | Submit
+    | StopRayJob
+    | WriteHistory
+    | StopDriver
+    | DeleteRayCluster
+)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Actions in order, then the status to write, then when to look again in seconds (None: when something changes)."""
+
+    actions: tuple[Action, ...]
+    status: Status
+    requeue_after: float | None = None
