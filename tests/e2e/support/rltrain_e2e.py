@@ -1,0 +1,95 @@
+"""What the end-to-end tests share: jobs made from the quickstart, and waiting for what a job's status says."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from rltrain_api import names
+from rltrain_cluster.demo import OPERATOR_NAMESPACE, QUICKSTART, RESOURCE, Tools
+from rltrain_cluster.demo_diagnosis import diagnose_job, diagnose_operator
+
+NAMESPACE = "rltrain-e2e"
+INSIDE = f"--namespace={NAMESPACE}"
+POLL_SECONDS = 1.0
+
+Object = dict[str, Any]
+
+
+def quickstart() -> Object:
+    """The example that the README applies, unchanged."""
+    job: Object = yaml.safe_load(QUICKSTART.read_text(encoding="utf-8"))
+    return job
+
+
+def condition(job: Object, kind: str) -> Object:
+    """One condition of a job's status, {} when it has none of that type."""
+    found = job.get("status", {}).get("conditions", [])
+    return next((each for each in found if each["type"] == kind), {})
+
+
+def step(job: Object) -> int:
+    """Training steps done, 0 before the first."""
+    return int(job.get("status", {}).get("progress", {}).get("step") or 0)
+
+
+@dataclass
+class Jobs:
+    """The tier's jobs on its cluster."""
+
+    tools: Tools
+
+    def apply(self, job: Object) -> None:
+        text = json.dumps(job)
+        self.tools.kubectl("apply", INSIDE, "-f", "-", what=f"applying {job['metadata']['name']}", text=text)
+
+    def get(self, name: str) -> Object:
+        job: Object = self.tools.kubectl.get(RESOURCE, name, INSIDE, what=f"reading {name}")
+        return job
+
+    def delete(self, name: str) -> None:
+        """Delete as a person does: `kubectl delete rltj NAME`."""
+        self.tools.kubectl("delete", RESOURCE, name, INSIDE, "--timeout=120s", what=f"deleting {name}", limit=130)
+
+    def objects(self, kind: str, job: str) -> list[Object]:
+        """The objects of one kind that belong to a job."""
+        selector = f"--selector={names.JOB_LABEL}={job}"
+        items: list[Object] = self.tools.kubectl.get(kind, INSIDE, selector, what=f"{kind} of {job}")["items"]
+        return items
+
+    def wait_for(
+        self,
+        name: str,
+        holds: Callable[[Object], bool],
+        *,
+        what: str,
+        limit: float,
+        unless: Callable[[Object], bool] = lambda job: condition(job, "Failed").get("status") == "True",
+    ) -> Object:
+        """Poll the job until `holds`; fail at once when `unless` does, and with the whole diagnosis at the limit."""
+        deadline = time.monotonic() + limit
+        while not holds(job := self.get(name)):
+            if unless(job) or time.monotonic() > deadline:
+                diagnosis = [
+                    *diagnose_job(self.tools.kubectl, NAMESPACE, name),
+                    *diagnose_operator(self.tools.kubectl, OPERATOR_NAMESPACE),
+                ]
+                raise AssertionError("\n".join([f"{name}: {what}: not within {limit:.0f} s", *diagnosis]))
+            time.sleep(POLL_SECONDS)
+        return job
+
+    def head_pod(self, name: str) -> str:
+        """The name of the job's head pod."""
+        pods = self.objects("pods", name)
+        return next(
+            str(pod["metadata"]["name"]) for pod in pods if pod["metadata"]["labels"][names.ROLE_LABEL] == "head"
+        )
+
+    def in_pod(self, pod: str, *command: str) -> str:
+        """Run a command in a pod of the tier; its output."""
+        return self.tools.kubectl("exec", INSIDE, pod, "--", *command, what=f"{command[0]} in {pod}")
