@@ -82,9 +82,7 @@ class RunState:
     def step_done(self, step: int, metrics: dict[str, float], *, seconds: float, trained_tokens: int) -> None:
         """Record one training step that took `seconds` and trained on `trained_tokens`."""
         previous = self._seconds_per_step
-        self._seconds_per_step = (
-            seconds if previous is None else previous + STEP_TIME_SMOOTHING * (seconds - previous)
-        )
+        self._seconds_per_step = seconds if previous is None else previous + STEP_TIME_SMOOTHING * (seconds - previous)
         self.step = step
         self.metrics.update(metrics)
         self._points.append(

@@ -1,0 +1,27 @@
+"""What is left out of the loss: groups that teach nothing."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rltrain_trainer.algorithms.advantages import GroupIds, group_indices
+
+SAME_REWARD = 1e-6  # SkyRL's zero_variance_filter_tol
+
+
+def zero_variance_filter(token_rewards: Tensor, loss_mask: Tensor, group_ids: GroupIds) -> Tensor:
+    """The loss mask [batch, tokens] without the groups whose responses all had the same summed reward.
+
+    token_rewards, loss_mask: [batch, tokens]; group_ids: [batch]. Responses without a trained token do not vote, and a
+    group with fewer than two that do is left alone. Upstream applies this to response-level rewards only and silently
+    to nothing otherwise; here rewards of tokens are summed first.
+    """
+    scores = token_rewards.sum(dim=-1)
+    live = loss_mask.bool().any(dim=-1)
+    groups = group_indices(group_ids).to(loss_mask.device)
+    result = loss_mask.clone()
+    for group in range(int(groups.max()) + 1):
+        members = (groups == group) & live
+        if members.sum() > 1 and scores[members].max() - scores[members].min() <= SAME_REWARD:
+            result[members] = 0
+    return result

@@ -1,0 +1,1 @@
+"""Datasets in SkyRL's row format, and the batch of tensors that rollouts become."""
