@@ -68,8 +68,8 @@ class ScriptedEngine:
         return self.live
 
     def _only_from(self, *states: str) -> None:
-        if self.state not in states or not self.grouped:
-            raise EngineRefusedError(f"{self.name} is {self.state}, in a group: {self.grouped}")
+        if self.state not in states:
+            raise EngineRefusedError(f"{self.name} is {self.state}")
 
     async def join(self, group: TransferGroupAddress) -> None:
         self._called("join")
@@ -92,6 +92,8 @@ class ScriptedEngine:
     async def begin(self) -> None:
         self._called("begin")
         self._only_from("paused", "torn")
+        if not self.grouped:
+            raise EngineRefusedError(f"{self.name} is in no transfer group")
         self.state = "updating"
 
     async def push(self, bucket: Bucket) -> None:

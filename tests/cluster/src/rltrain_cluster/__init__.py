@@ -6,7 +6,8 @@
 
 Four back ends stand behind one interface (`backend.Backend`): `embedded` (processes of this machine, the default),
 `kind` (containers of Docker), `existing` (the current context), `controlplane` (no root: an API server with fake
-nodes). This package must not know RLTrain: it gives anybody a cluster with KubeRay in it.
+nodes). They give anybody a cluster with KubeRay in it and must not know RLTrain; only `images` (our Dockerfiles) and
+`demo` do, which stand on top of them.
 """
 
 from rltrain_cluster.clusters import find, load_image

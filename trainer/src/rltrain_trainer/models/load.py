@@ -11,6 +11,10 @@ from typing import cast
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+# Every rank and engine would draw its own bar into the one log of the driver.
+disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it unannotated
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
