@@ -31,7 +31,6 @@ spec:
       train_batch_size: 8
       policy_mini_batch_size: 4
       ckpt_path: /checkpoints/job
-      export_path: /checkpoints/job/exports
       logger: console
     generator:
       inference_engine: {backend: builtin}
@@ -332,12 +331,6 @@ INVALID: dict[str, tuple[Changes, str, ErrorCode, tuple[str, ...]]] = {
         ErrorCode.NOT_YET_SUPPORTED,
         ("object store", "/checkpoints"),
     ),
-    "exports on no volume": (
-        {f"{TRAINER}.export_path": "/exports"},
-        f"{TRAINER}.export_path",
-        ErrorCode.NOT_MOUNTED,
-        ("/checkpoints or /data",),
-    ),
     "second training file on no volume": (
         {"spec.config.data.train_data": ["/data/a.parquet", "b.parquet"]},
         "spec.config.data.train_data[1]",
@@ -608,7 +601,6 @@ def test_all_errors_come_at_once() -> None:
         "data.val_data[0]",
         "generator.inference_engine.backend",
         "trainer.ckpt_path",
-        "trainer.export_path",
         "trainer.logger",
         "trainer.placement.colocate_all",
     ]

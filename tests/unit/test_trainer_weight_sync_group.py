@@ -58,7 +58,7 @@ async def test_staged_buckets_arrive_at_every_rank() -> None:
         for buffer in received:
             assert torch.equal(buffer.view(torch.float32).view(4, 3), weights[bucket.parameters[0].name])
     sender.leave()
-    with pytest.raises(ValueError, match="in no transfer group"):
+    with pytest.raises(TransferError, match="in no transfer group"):
         sender.broadcast(0)
 
 

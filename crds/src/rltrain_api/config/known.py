@@ -21,7 +21,7 @@ _MEGATRON = {
 _FIELDS_BY_SECTION: dict[str, str] = {
     "trainer": "sequence_parallel_backend gradient_checkpointing_use_reentrant hf_save_interval "
     "critic_mini_batch_size update_ref_every_epoch use_sample_packing flash_attn disable_fast_tokenizer "
-    "dump_data_batch dump_eval_results rope_scaling rope_theta",
+    "dump_data_batch dump_eval_results rope_scaling rope_theta log_path export_path",
     "trainer.placement": "critic_num_nodes critic_num_gpus_per_node",
     "trainer.policy": "use_torch_compile record_memory model_config_kwargs",
     "trainer.policy.model.lora": _LORA,

@@ -160,16 +160,12 @@ class TrainerConfig(ConfigModel):
     resume_path: Path | None = Field(
         default=None, description="Directory global_step_N of the checkpoint that resume_mode from_path continues from."
     )
-    log_path: Path = Field(default="/tmp/skyrl-logs", description="Directory of log files inside the pods.")  # noqa: S108 - SkyRL's own default
     ckpt_path: Path = Field(default="~/ckpts/", description="Directory of checkpoints, on a mounted volume.")
     max_ckpts_to_keep: IntFromMinusOne = Field(
         default=-1, description="Newest checkpoints that are kept, at least 1; -1 keeps all."
     )
     ckpt_interval: IntFromMinusOne = Field(
         default=10, description="Training steps between checkpoints; -1 or 0 saves only at the end."
-    )
-    export_path: Path = Field(
-        default="~/exports/", description="Directory of exported models and dumps, on a mounted volume."
     )
     bf16: bool = Field(default=True, description="Compute in bfloat16 with float32 master weights; false is float32.")
     epochs: PositiveInt = Field(default=1, description="Passes over the training data, at least 1.")

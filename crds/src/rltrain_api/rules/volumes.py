@@ -98,8 +98,7 @@ def _volume_names(storage: Storage) -> Iterator[FieldError]:
 def _paths_on_volumes(config: SkyRLTrainConfig, storage: Storage) -> Iterator[FieldError]:
     trainer, data = config.trainer, config.data
     mounts = [storage.checkpoints.mount_path, *(volume.mount_path for volume in storage.data)]
-    paths = [("trainer.export_path", trainer.export_path)]
-    paths += [(f"data.train_data[{index}]", path) for index, path in enumerate(data.train_data)]
+    paths = [(f"data.train_data[{index}]", path) for index, path in enumerate(data.train_data)]
     if trainer.eval_before_train or trainer.eval_interval > 0:
         paths += [(f"data.val_data[{index}]", path) for index, path in enumerate(data.val_data)]
     if trainer.resume_mode == "from_path" and trainer.resume_path is not None:

@@ -64,6 +64,7 @@ async def train(document: RunDocument, state: RunState) -> None:
     """Bring everything up, run the loop, close it."""
     config = SkyRLTrainConfig.model_validate(document.config)
     ray.init(address="auto", namespace=document.job.name, log_to_driver=True, logging_level=logging.WARNING)
+    log.info("project %s, run %s, attempt %d", config.trainer.project_name, config.trainer.run_name, document.attempt)
     run = await bring_up(document, config, state)
     await run.train()
 

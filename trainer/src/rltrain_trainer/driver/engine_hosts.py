@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import json
 import signal
 import subprocess
 import sys
@@ -45,6 +46,7 @@ def builtin_command(config: SkyRLTrainConfig, host: str, port: int) -> list[str]
         *("--host", host),
         *("--port", str(port)),
         *("--dtype", engine.model_dtype),
+        *("--weight-transfer-config", json.dumps({"backend": engine.weight_sync_backend})),
         *("--max-model-len", str(longest)),
     ]
 

@@ -5,11 +5,11 @@ The reasons are those of the failure table (docs/failures.md). It must not know 
 
 from __future__ import annotations
 
-import asyncio
-
 import ray.exceptions
 
 from rltrain_api.wire import DriverError
+from rltrain_trainer.engines.fleet import NoEngineServesError
+from rltrain_trainer.engines.sync import WeightSyncError
 
 
 class DriverFailureError(Exception):
@@ -22,30 +22,30 @@ class DriverFailureError(Exception):
 
 MAX_MESSAGE_LENGTH = 1000
 
+# The first line that fits wins: exception types, reason, remedy, role.
+_TABLE: tuple[tuple[tuple[type[BaseException], ...], str, str, str], ...] = (
+    (
+        (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError, ray.exceptions.WorkerCrashedError),
+        "RankCrashed",
+        "a process of the job died; look for OOMKilled or a non-zero exit code on the trainer and inference pods",
+        "trainer",
+    ),
+    ((WeightSyncError, NoEngineServesError), "EnginesLost", "look at the inference pods and their logs", "inference"),
+    ((TimeoutError,), "Timeout", "the message says what was waited for", "head"),
+    ((OSError,), "IOError", "check that the volumes of the job are mounted, writable and not full", "head"),
+    ((ValueError,), "BadInput", "correct the field or file that the message names", "head"),
+)
+
 
 def describe(error: BaseException) -> DriverError:
-    """The failure table, by type of exception; the first line that fits wins."""
+    """The failure as the operator shows it. What a rank raised is judged by what it was there."""
     if isinstance(error, DriverFailureError):
         return error.error
-    message = f"{type(error).__name__}: {error}"[-MAX_MESSAGE_LENGTH:]
-    table: list[tuple[type[BaseException] | tuple[type[BaseException], ...], str, str, str]] = [
-        (
-            (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError, ray.exceptions.WorkerCrashedError),
-            "RankCrashed",
-            "a trainer rank died; look for OOMKilled or a non-zero exit code on the trainer pods",
-            "trainer",
-        ),
-        (
-            ray.exceptions.RayTaskError,
-            "TrainerError",
-            "a trainer rank raised; the driver's log has its traceback",
-            "trainer",
-        ),
-        ((TimeoutError, asyncio.TimeoutError), "Timeout", "the message says what was waited for", "head"),
-        (OSError, "IOError", "check that the volumes of the job are mounted, writable and not full", "head"),
-        (ValueError, "BadInput", "correct the field or file that the message names", "head"),
-    ]
-    for kinds, reason, remedy, role in table:
-        if isinstance(error, kinds):
-            return DriverError(reason=reason, message=message, remedy=remedy, role=role)
-    return DriverError(reason="DriverError", message=message, remedy="the driver's log has the traceback")
+    in_rank = isinstance(error, ray.exceptions.RayTaskError) and error.cause is not None
+    original: BaseException = error.cause if in_rank else error  # type: ignore[attr-defined]  # narrowed by in_rank
+    message = f"{type(original).__name__}: {original}"[-MAX_MESSAGE_LENGTH:]
+    for kinds, reason, remedy, role in _TABLE:
+        if isinstance(original, kinds):
+            return DriverError(reason=reason, message=message, remedy=remedy, role="trainer" if in_rank else role)
+    reason, role = ("TrainerError", "trainer") if in_rank else ("DriverError", "head")
+    return DriverError(reason=reason, message=message, remedy="the driver's log has the traceback", role=role)

@@ -72,7 +72,16 @@ class Rank:
             backend = "gloo"
         dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT)
         if rank == 0:
-            self._sender = WeightSender()
+            self._sender = WeightSender(backend=self._transfer_backend())
+
+    def _transfer_backend(self) -> str:
+        wanted = self._config.generator.inference_engine.weight_sync_backend
+        if wanted == "nccl" and not torch.cuda.is_available():
+            raise ValueError(
+                "generator.inference_engine.weight_sync_backend: nccl needs GPUs, and this trainer has none; "
+                "set it to gloo"
+            )
+        return wanted
 
     def load(self, total_steps: int, checkpoint: str | None) -> None:
         """Load the model, then the checkpoint if there is one."""

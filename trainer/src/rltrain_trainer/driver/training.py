@@ -81,8 +81,8 @@ class TrainingLoop:
             last = step == total_steps
             if trainer.eval_interval > 0 and (last or step % trainer.eval_interval == 0):
                 await self._evaluate()
-            due = trainer.ckpt_interval > 0 and (last or step % trainer.ckpt_interval == 0)
-            if due or self.state.checkpoint_requested.is_set():
+            due = trainer.ckpt_interval > 0 and step % trainer.ckpt_interval == 0
+            if last or due or self.state.checkpoint_requested.is_set():
                 await self._checkpoint()
         if self.state.stop_requested.is_set() and self.state.stop_wants_checkpoint and self._unsaved():
             await self._checkpoint()

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 
 from rltrain_trainer.weight_sync.buckets import DEFAULT_BUCKET_BYTES, Bucket, ParameterSpec, group_by_bytes, pack
-from rltrain_trainer.weight_sync.group import TransferGroup
+from rltrain_trainer.weight_sync.group import TransferError, TransferGroup
 
 
 class WeightSender:
@@ -50,10 +50,15 @@ class WeightSender:
         return [bucket for bucket, _ in self._staged]
 
     def broadcast(self, bucket_index: int) -> None:
-        """Send one staged bucket to every member of the group. Raises TransferError when a member is lost."""
-        if self._group is None:
-            raise ValueError("the sender is in no transfer group; join one before broadcasting")
-        self._group.broadcast(self._staged[bucket_index][1])
+        """Send one staged bucket to every member of the group.
+
+        Raises TransferError when a member is lost, or when the group has been left, which another thread may do at
+        any moment.
+        """
+        group = self._group
+        if group is None:
+            raise TransferError("the sender is in no transfer group: it has not joined one, or has left it")
+        group.broadcast(self._staged[bucket_index][1])
 
     def leave(self) -> None:
         """End the group at once (its other members see their transfers fail)."""
