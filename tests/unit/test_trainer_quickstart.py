@@ -214,6 +214,12 @@ def test_the_saved_model_is_a_trained_qwen2_in_safetensors(prepared: Path) -> No
     )
 
 
+def test_every_file_can_be_read_by_other_users(prepared: Path) -> None:
+    modes = {path.name: path.stat().st_mode & 0o444 for path in prepared.rglob("*") if path.is_file()}
+    assert "model.safetensors" in modes
+    assert set(modes.values()) == {0o444}, modes
+
+
 def test_the_model_of_the_recipe_has_heads_that_engines_accept() -> None:
     recipe = Recipe()
     config = build_model(TOKENIZER, recipe.seed, recipe.hidden_size, recipe.layers).config

@@ -101,7 +101,7 @@ def prepare(output: Path, recipe: Recipe, report: Callable[[str], None]) -> bool
     write_dataset(material.validation, "validation", workspace / VALIDATION_FILE)
     report(f"drew {len(material.train)} training and {len(material.validation)} validation problems")
     start = _make_model(workspace / MODEL_DIRECTORY, recipe, material, report)
-    _flush_files(workspace)
+    _seal_files(workspace)
     for name in (TRAIN_FILE, VALIDATION_FILE, MODEL_DIRECTORY):
         _move_into_place(workspace / name, output / name)
     workspace.rmdir()
@@ -136,10 +136,14 @@ def _make_model(directory: Path, recipe: Recipe, material: Material, report: Cal
     )
 
 
-def _flush_files(directory: Path) -> None:
-    """Bring every file below `directory` to the disk, so that the marker never outlives what it speaks for."""
+def _seal_files(directory: Path) -> None:
+    """Make every file below `directory` readable to all and bring it to the disk before the marker speaks for it.
+
+    The trainer's pods may run as another user, and safetensors leaves its files to the owner alone.
+    """
     for path in directory.rglob("*"):
         if path.is_file():
+            path.chmod(0o644)
             with path.open("rb") as file:
                 os.fsync(file.fileno())
 
