@@ -113,10 +113,12 @@ def ensure_packages(target: str, *, root: bool, apt: str | None) -> None:
     """Install what `target` needs from the distribution, or raise MissingError with one line that says what to do."""
     needs = TARGETS[target]
     can = f"; {needs.without}" if needs.without else ""
-    local = os.environ.get("CLUSTER", "embedded") == "embedded"  # other back ends bring their own nodes
+    backend = os.environ.get("CLUSTER", "embedded")
+    local = backend == "embedded"  # other back ends bring their own nodes; kind's take images that are built here
     if needs.needs_root and local and not root:
         raise MissingError(f"make {target}: needs root for its containers{can}")
-    packages = missing_packages(needs.tools, is_installed) if local else []
+    tools = [group for group in needs.tools if local or (backend == "kind" and group is IMAGE_TOOLS)]
+    packages = missing_packages(tools, is_installed)
     if importlib.util.find_spec("ensurepip") is None:
         packages.append(f"python{sys.version_info[0]}.{sys.version_info[1]}-venv")
     if not packages:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rltrain_cluster import clusters, images, kuberay
+from rltrain_cluster import clusters, images
 from rltrain_cluster.demo import Tools, install_operator
 from rltrain_e2e import NAMESPACE, Jobs
 
@@ -16,7 +16,7 @@ from rltrain_e2e import NAMESPACE, Jobs
 @pytest.fixture(scope="session")
 def tools() -> Tools:
     cluster = clusters.find(os.environ.get("RLTRAIN_E2E_CLUSTER", "test"))
-    kuberay.ensure(cluster, print)
+    cluster.ensure_kuberay(print)
     archives = {image: images.build(image, print) for image in images.RECIPES}
     for archive in archives.values():
         cluster.load_image(archive.path, archive.name)

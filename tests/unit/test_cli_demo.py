@@ -172,5 +172,7 @@ def test_an_unknown_cluster_is_one_message(
     monkeypatch.setenv("CLUSTER", "no-such-back-end")
     assert main([]) == 1
     shown = capsys.readouterr()
-    assert shown.err.startswith("demo: FAILED: CLUSTER=no-such-back-end: no such back end; there are ")
+    assert shown.err.startswith(
+        "demo: FAILED: CLUSTER=no-such-back-end: the demonstration brings images into nodes, which takes embedded or"
+    )
     assert shown.err.count("\n") == 1

@@ -151,7 +151,7 @@ def test_cluster_objects_are_documents() -> None:
 
 @pytest.mark.parametrize(
     ("cache", "carried"),
-    [("/home/someone/.cache/rltrain", False), ("/var/lib/service/cache", True)],
+    [("/srv/cache/rltrain", False), ("/var/lib/service/cache", True)],
     ids=["home", "var-lib"],
 )
 def test_node_sees_the_cache_though_its_place_is_replaced(cache: str, carried: bool) -> None:

@@ -155,16 +155,6 @@ async def test_delete_names_the_very_object() -> None:
     assert body["preconditions"] == {"uid": "u-1"}
 
 
-async def test_a_json_patch_goes_out_as_one() -> None:
-    patch = [{"op": "replace", "path": "/spec/workerGroupSpecs/1/replicas", "value": 3}]
-    async with serving(answering(200)) as server, client(server) as kube:
-        await kube.json_patch(RAY_CLUSTERS, "team", "a", patch)
-    method, path, query, _, body = server.asked[0]
-    assert (method, path) == ("PATCH", "/apis/ray.io/v1/namespaces/team/rayclusters/a")
-    assert query == {"fieldValidation": "Strict"}
-    assert body == patch
-
-
 async def test_lists_are_read_page_by_page_and_items_say_what_they_are() -> None:
     async def pages(request: web.Request) -> web.Response:
         if request.query.get("continue") == "more":

@@ -135,8 +135,8 @@ def test_any_text_comes_back_from_the_tokenizer(text: str) -> None:
 
 
 def test_words_and_digits_are_single_tokens_and_prompts_are_short() -> None:
-    assert TOKENIZER.convert_ids_to_tokens(TOKENIZER("Tom has 10 apples #### 10")["input_ids"]) == (
-        ["Tom", "Ġhas", "Ġ", "1", "0", "Ġapples", "Ġ####", "Ġ", "1", "0"]
+    assert TOKENIZER.convert_ids_to_tokens(TOKENIZER("Baker has 10 apples #### 10")["input_ids"]) == (
+        ["Baker", "Ġhas", "Ġ", "1", "0", "Ġapples", "Ġ####", "Ġ", "1", "0"]
     )
     lengths = [len(TOKENIZER(render_prompt(TOKENIZER, problem.question))["input_ids"]) for problem in PROBLEMS]
     assert max(lengths) <= 40

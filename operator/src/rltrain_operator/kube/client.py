@@ -114,14 +114,6 @@ class KubeClient:
             content_type="application/apply-patch+yaml",
         )
 
-    async def json_patch(self, resource: Resource, namespace: str, name: str, patch: list[Body]) -> Body:
-        """RFC 6902 patch; put a `test` operation first where the old value matters."""
-        path = resource.path(namespace, name)
-        content_type = "application/json-patch+json"
-        return await self._request(
-            "patch", resource, path, method="PATCH", query=_strict(), body=patch, content_type=content_type
-        )
-
     async def replace(self, manifest: Body) -> Body:
         """PUT one whole object; ConflictError when its resourceVersion is no longer the newest."""
         resource = resource_of(manifest)

@@ -30,7 +30,6 @@ ATTEMPT_PLANNED = "AttemptPlanned"
 DRIVER_STARTING = "DriverStarting"
 DRIVER_PREPARING = "DriverPreparing"
 TRAINING = "Training"
-DRIVER_SILENT = "DriverSilent"
 FINISHED = "Finished"
 
 # Checkpointed
@@ -52,6 +51,6 @@ DRIVER_LOST = "DriverLost"
 DRIVER_UNRESPONSIVE = "DriverUnresponsive"
 
 # A driver that has this reason on Training was submitted; before that, Ray not knowing its id is no loss.
-SUBMITTED = frozenset({DRIVER_STARTING, DRIVER_PREPARING, TRAINING, DRIVER_SILENT, FINISHED})
+SUBMITTED = frozenset({DRIVER_STARTING, DRIVER_PREPARING, TRAINING, FINISHED})
 # A driver that has answered in this attempt: from here on silence is a failure, not a slow start.
-ANSWERED = frozenset({DRIVER_PREPARING, TRAINING, DRIVER_SILENT, FINISHED})
+ANSWERED = frozenset({DRIVER_PREPARING, TRAINING, FINISHED})

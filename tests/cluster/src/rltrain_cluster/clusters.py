@@ -5,6 +5,7 @@ This module must not know how any back end works.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def recorded(name: str) -> Description | None:
 
 
 def wanted(name: str, backend: str | None, nodes: int | None, gpus_per_node: int | None) -> Backend:
-    """The cluster to take up: what is not said is as in the one that is there, else as the defaults say."""
+    """The cluster to take up: what is not said is as CLUSTER says, else as in the one there, else as by default."""
     present = recorded(name)
     base = present.settings if present else ClusterSettings(name)
     settings = ClusterSettings(
@@ -40,7 +41,9 @@ def wanted(name: str, backend: str | None, nodes: int | None, gpus_per_node: int
         base.nodes if nodes is None else nodes,
         base.gpus_per_node if gpus_per_node is None else gpus_per_node,
     )
-    kind = backend or (present.backend if present else DEFAULT_BACKEND)
+    kind = backend or os.environ.get("CLUSTER") or (present.backend if present else DEFAULT_BACKEND)
+    if kind not in BACKENDS:
+        raise ClusterError(f"CLUSTER={kind}: no such back end; there are {', '.join(sorted(BACKENDS))}")
     if present and kind != present.backend:
         raise ClusterError(f"cluster {name} is there with back end {present.backend}, not {kind}; take it down first")
     return BACKENDS[kind](settings)

@@ -3,8 +3,8 @@
     python -m rltrain_cluster.demo up [--seed N]
     python -m rltrain_cluster.demo down
 
-It does what a person would do, through the same commands, and says which. CLUSTER chooses the back end (embedded, kind,
-existing). Exit code 0 only when the job is Complete and its evaluation has gained at least `POINTS_WANTED` points.
+It does what a person would do, through the same commands, and says which. CLUSTER chooses the back end (embedded or
+kind). Exit code 0 only when the job is Complete and its evaluation has gained at least `POINTS_WANTED` points.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import yaml
 
 from rltrain_api import names
 from rltrain_api.wire import History
-from rltrain_cluster import clusters, images, kuberay
+from rltrain_cluster import clusters, images
 from rltrain_cluster.backend import Backend
 from rltrain_cluster.binaries import Binaries, ensure_binaries
 from rltrain_cluster.demo_diagnosis import diagnose_job, diagnose_operator
@@ -48,6 +48,7 @@ JOB_NAMESPACE = "default"
 RESOURCE = f"{names.PLURAL}.{names.GROUP}"
 CHECKPOINTS = "checkpoints"  # the volume's name in the claim's name
 
+WITH_NODES = ("embedded", "kind")  # back ends whose nodes take images from this machine
 POINTS_WANTED = 25.0
 INSTALL_LIMIT = 180  # seconds until the operator is ready
 REMOVE_LIMIT = 180  # seconds until an earlier run is gone
@@ -120,13 +121,16 @@ def up(seed: int | None) -> int:
     job = quickstart(yaml.safe_load(QUICKSTART.read_text(encoding="utf-8")), seed)
     name = job["metadata"]["name"]
     backend = os.environ.get("CLUSTER") or None
-    if backend is not None and backend not in clusters.BACKENDS:
-        raise ClusterError(f"CLUSTER={backend}: no such back end; there are {', '.join(sorted(clusters.BACKENDS))}")
+    if backend not in (None, *WITH_NODES):
+        raise ClusterError(
+            f"CLUSTER={backend}: the demonstration brings images into nodes, which takes {' or '.join(WITH_NODES)}. "
+            "On a cluster of yours: push the images (images/README.md), install the chart, apply the quickstart"
+        )
     with clock.stage("cluster", f"a Kubernetes with KubeRay ({backend or clusters.DEFAULT_BACKEND})"):
         cluster = clusters.wanted(DEFAULT_NAME, backend, None, None)
         cluster.up(report)
         tools = Tools.of(cluster)
-        kuberay.ensure(cluster, report)
+        cluster.ensure_kuberay(report)
     with clock.stage("images", "the operator's and the trainer's, into every node"):
         archives = {image: images.build(image, report) for image in images.RECIPES}
         for archive in archives.values():
@@ -242,20 +246,10 @@ def remove_job(kubectl: Kubectl, name: str) -> None:
 
 
 def down() -> int:
-    """Remove what `up` has made; a cluster that was there before loses our release and jobs and nothing else."""
+    """Remove what `up` has made, with the cluster that it is in."""
     clock = Clock()
-    cluster = clusters.find(DEFAULT_NAME)
     with clock.stage("down", "removing the demonstration"):
-        if cluster.status().backend == "existing":
-            tools = Tools.of(cluster)
-            found = tools.kubectl("get", RESOURCE, f"--namespace={JOB_NAMESPACE}", "--output=name", what="listing jobs")
-            for job in (line.rpartition("/")[2] for line in found.split()):
-                if job == "quickstart" or job.startswith("quickstart-seed-"):
-                    remove_job(tools.kubectl, job)
-            release = ("uninstall", RELEASE, f"--namespace={OPERATOR_NAMESPACE}", "--ignore-not-found", "--wait")
-            tools.helm(*release, what="removing the operator", limit=120)
-            report(f"KubeRay ({kuberay.NAMESPACE}) and the RLTrainingJob definition stay: others may use them")
-        cluster.down(report)
+        clusters.find(DEFAULT_NAME).down(report)
     return 0
 
 

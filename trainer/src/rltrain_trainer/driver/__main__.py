@@ -1,7 +1,7 @@
 """`rltrain-driver`: the entry point that the operator submits through Ray's Jobs API.
 
 Environment: `RLTRAIN_RUN` (a RunDocument as JSON, from the submission) and `RLTRAIN_DRIVER_TOKEN` (from the job's
-Secret). Exit code 0 when training has ended or was asked to stop, 1 when it failed.
+Secret). Exit code 0 when all steps are done, 1 when training failed, 3 when it was stopped before its last step.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ log = logging.getLogger("rltrain.driver")
 
 # The operator polls every few seconds: a failure is shown this long, then the process ends and the Ray job fails.
 FAILED_LINGER_SECONDS = 15
+STOPPED_EARLY = 3
 
 
 def read_document() -> RunDocument:
@@ -101,10 +102,13 @@ async def drive(document: RunDocument) -> int:
         await linger(state, FAILED_LINGER_SECONDS)
         return 1
     else:
-        if state.step == state.total_steps:
-            state.phase = DriverPhase.FINISHED
-            state.message = f"all {state.total_steps} steps done"
-            await linger(state, FINISHED_LINGER_SECONDS)
+        if state.step != state.total_steps:
+            # Exit code 0 would make Ray, and so the job, call this a success.
+            log.info("stopped after step %d of %s, as asked", state.step, state.total_steps)
+            return STOPPED_EARLY
+        state.phase = DriverPhase.FINISHED
+        state.message = f"all {state.total_steps} steps done"
+        await linger(state, FINISHED_LINGER_SECONDS)
         return 0
     finally:
         await runner.cleanup()

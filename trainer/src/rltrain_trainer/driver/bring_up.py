@@ -24,7 +24,7 @@ from rltrain_trainer.driver.ranks import RankGroup
 from rltrain_trainer.driver.training import TrainingLoop
 from rltrain_trainer.engines.fleet import Fleet
 from rltrain_trainer.engines.http_engine import HttpEngine
-from rltrain_trainer.engines.sync import keep_admitting, sync_weights
+from rltrain_trainer.engines.sync import sync_weights
 from rltrain_trainer.models.load import load_tokenizer
 from rltrain_trainer.rollout.agent_loop import RolloutGenerator
 from rltrain_trainer.tracking.run_state import RunState
@@ -37,29 +37,26 @@ ENGINE_START_SECONDS = 600.0
 
 @dataclass
 class Run:
-    """A loop that is ready to start, and what must go on beside it and be closed after it."""
+    """A loop that is ready to start, and what must be closed after it."""
 
     loop: TrainingLoop
     fleet: Fleet
-    ranks: RankGroup
     engine_hosts: Sequence[Any]
 
     async def train(self) -> None:
-        """Run the loop while engines are probed and admitted, then stop them; ranks end with the driver's Ray job."""
+        """Run the loop while engines are probed, then stop them; ranks end with the driver's Ray job.
+
+        An engine that comes back is let in by the next step's weight sync.
+        """
         self.fleet.start()
-        training = asyncio.create_task(self.loop.run())
-        admitting = asyncio.create_task(keep_admitting(self.fleet, self.ranks))
-        tasks = {training, admitting}
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await self.loop.run()
         finally:
-            training.cancel()
-            admitting.cancel()
-            await asyncio.wait(tasks)
             await self.fleet.close()
-        for task in done:
-            task.result()  # whichever ended first: admitting ends only by failing
-        await asyncio.gather(*(host.stop.remote() for host in self.engine_hosts))
+        stops = await asyncio.gather(*(host.stop.remote() for host in self.engine_hosts), return_exceptions=True)
+        for error in stops:
+            if isinstance(error, BaseException):
+                log.warning("an engine could not be stopped, its pod is gone: %s", error)
 
 
 @dataclass(frozen=True)
@@ -158,7 +155,7 @@ async def bring_up(document: RunDocument, config: SkyRLTrainConfig, state: RunSt
         checkpoints=checkpoints,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return Run(loop=loop, fleet=fleet, ranks=group, engine_hosts=hosts)
+    return Run(loop=loop, fleet=fleet, engine_hosts=hosts)
 
 
 async def start_ranks(config: SkyRLTrainConfig, total_steps: int, resume: Resume | None) -> RankGroup:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+JOB_DETAIL = "job_uid"  # in the manifest: which RLTrainingJob wrote the step
+
 
 @dataclass(frozen=True)
 class Resume:
@@ -43,22 +45,21 @@ class RunCheckpoints:
         self._root = Path(config.trainer.ckpt_path).expanduser()
         self._config_hash = hashlib.sha256(json.dumps(document.config, sort_keys=True).encode()).hexdigest()
         self._attempt = document.attempt
+        self._job_uid = document.job.uid
         self._resumed_from: Path | None = None
 
     def find_resume(self) -> Resume | None:
         """The step to resume from, None to start afresh. Raises ValueError when resume_path is no whole step.
 
-        A restarted driver goes on from its own run's newest step whatever resume_mode says: the mode is about how the
-        job begins, and forgetting the work of attempt 1 is never what it means.
+        A restarted driver goes on from its own job's newest step whatever resume_mode says: the mode is about how the
+        job begins, and forgetting the work of an earlier attempt is never what it means.
         """
-        mode = self._trainer.resume_mode
-        if mode == "from_path" and self._attempt == 1:
-            assert self._trainer.resume_path is not None, "validate() demands a path"
-            found: Checkpoint | None = open_step(Path(self._trainer.resume_path).expanduser())
-        elif mode == "latest" or self._attempt > 1:
+        found = self._own_step() if self._attempt > 1 else None
+        if found is None and self._trainer.resume_mode == "latest":
             found = latest(self._root)
-        else:
-            found = None
+        if found is None and self._trainer.resume_mode == "from_path":
+            assert self._trainer.resume_path is not None, "validate() demands a path"
+            found = open_step(Path(self._trainer.resume_path).expanduser())
         if found is None:
             return None
         self._resumed_from = found.path
@@ -73,6 +74,11 @@ class RunCheckpoints:
             loader=state["loader"],
             history=History.model_validate(state["history"]),
         )
+
+    def _own_step(self) -> Checkpoint | None:
+        """The newest step, if this job wrote it: the directory may hold those of a job before it."""
+        found = latest(self._root)
+        return found if found is not None and found.manifest.details.get(JOB_DETAIL) == self._job_uid else None
 
     async def save(self, step: int, policy: Policy, loader: PromptLoader, history: History) -> CheckpointStatus:
         """Write and commit `step`, then remove the steps that retention does not keep."""
@@ -90,7 +96,7 @@ class RunCheckpoints:
             "history": history.model_dump(mode="json", by_alias=True),
         }
         write_trainer_state(directory, state)
-        written = commit(self._root, step, config_hash=self._config_hash)
+        written = commit(self._root, step, config_hash=self._config_hash, details={JOB_DETAIL: self._job_uid})
         removed = prune(self._root, self._trainer.max_ckpts_to_keep, resumed_from=self._resumed_from)
         if removed:
             log.info("removed checkpoints of steps %s (max_ckpts_to_keep)", removed)

@@ -109,7 +109,7 @@ async def start_engines(config: SkyRLTrainConfig, *, deadline_seconds: float) ->
     try:
         async with asyncio.timeout(deadline_seconds):
             urls: list[str] = await asyncio.gather(*(host.start.remote(deadline_seconds) for host in hosts))
-    except (TimeoutError, ray.exceptions.RayTaskError) as error:
+    except (TimeoutError, ray.exceptions.RayError) as error:
         raise DriverFailureError(
             "EnginesNotReady",
             f"{engine.num_engines} inference engines were not ready within {deadline_seconds:.0f} s: {error}",

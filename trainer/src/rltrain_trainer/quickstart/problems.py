@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-NAMES = ("Tom", "Mia", "Ana", "Ben", "Lea", "Sam", "Eva", "Max")
+TRADES = ("Baker", "Farmer", "Miller", "Painter", "Sailor", "Tailor", "Teacher", "Weaver")
 THINGS = ("apples", "books", "coins", "cards", "eggs", "pens", "shells", "stamps")
 LARGEST_OPERAND = 10
 
@@ -68,7 +68,7 @@ def is_correct(response: str, ground_truth: str) -> bool:
 def draw(generator: random.Random) -> Problem:
     """One problem, drawn evenly over templates, names, things and operands."""
     template = generator.choice(TEMPLATES)
-    name, other = generator.sample(NAMES, 2)
+    name, other = generator.sample(TRADES, 2)
     left, right = generator.randint(1, LARGEST_OPERAND), generator.randint(1, LARGEST_OPERAND)
     if template.operation == "-" and left < right:
         left, right = right, left
@@ -98,7 +98,7 @@ def every_word() -> list[str]:
     questions = [
         template.text.format(name=name, other=name, things=thing, a=LARGEST_OPERAND, b=LARGEST_OPERAND)
         for template in TEMPLATES
-        for name in NAMES
+        for name in TRADES
         for thing in THINGS
     ]
     solutions = [Problem("", LARGEST_OPERAND, operation, LARGEST_OPERAND).solution for operation in "+-"]
