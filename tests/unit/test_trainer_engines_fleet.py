@@ -24,7 +24,7 @@ from rltrain_trainer.engines.contract import (
     TransferGroupAddress,
 )
 from rltrain_trainer.engines.fleet import Fleet, NoEngineServesError
-from rltrain_trainer.engines.sync import WeightSyncError, admit_joining, keep_admitting, sync_weights
+from rltrain_trainer.engines.sync import WeightSyncError, admit_during, admit_joining, sync_weights
 from rltrain_trainer.rollout.trajectory import VersionSpan
 from rltrain_trainer.weight_sync.buckets import Bucket, ParameterSpec
 from rltrain_trainer.weight_sync.group import TransferError
@@ -251,14 +251,28 @@ async def test_probes_take_out_a_silent_engine_and_let_it_join_again() -> None:
     assert states(fleet)["a"] == (EngineState.DEAD, None)
     silent.live = True
     hold.set()
-    admitting = asyncio.create_task(keep_admitting(fleet, sender))
-    async with asyncio.timeout(20):
+
+    async def rollouts() -> str:
         while states(fleet)["a"] != (EngineState.SERVING, 3):  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(0.01)
+        return "trajectories"
+
+    async with asyncio.timeout(20):
+        assert await admit_during(fleet, sender, rollouts()) == "trajectories"
     assert sender.staged == 1  # from the weights that were staged, not gathered anew
     assert other.calls.count("pause") == 1  # and without disturbing the others
-    admitting.cancel()
     await fleet.close()
+
+
+async def test_rollouts_that_fail_while_engines_are_admitted_say_why() -> None:
+    fleet = Fleet([ScriptedEngine("a")])
+    await sync_weights(fleet, ScriptedSender(), 1)
+
+    async def rollouts() -> None:
+        raise ValueError("a bad row")
+
+    with pytest.raises(ValueError, match="a bad row"):
+        await admit_during(fleet, ScriptedSender(), rollouts())
 
 
 @dataclass(frozen=True)

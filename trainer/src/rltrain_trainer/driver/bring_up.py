@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from rltrain_api.config import SkyRLTrainConfig
+from rltrain_api.config import SamplingParams, SkyRLTrainConfig
 from rltrain_api.wire import RunDocument
 from rltrain_trainer.data.rows import PromptLoader, PromptRow, filter_by_length, load_rows
 from rltrain_trainer.driver.checkpoints import Resume, RunCheckpoints
@@ -24,9 +24,10 @@ from rltrain_trainer.driver.ranks import RankGroup
 from rltrain_trainer.driver.training import TrainingLoop
 from rltrain_trainer.engines.fleet import Fleet
 from rltrain_trainer.engines.http_engine import HttpEngine
-from rltrain_trainer.engines.sync import sync_weights
+from rltrain_trainer.engines.sync import admit_during, sync_weights
 from rltrain_trainer.models.load import load_tokenizer
 from rltrain_trainer.rollout.agent_loop import RolloutGenerator
+from rltrain_trainer.rollout.trajectory import Trajectory
 from rltrain_trainer.tracking.run_state import RunState
 
 log = logging.getLogger(__name__)
@@ -44,10 +45,7 @@ class Run:
     engine_hosts: Sequence[Any]
 
     async def train(self) -> None:
-        """Run the loop while engines are probed, then stop them; ranks end with the driver's Ray job.
-
-        An engine that comes back is let in by the next step's weight sync.
-        """
+        """Run the loop while engines are probed, then stop them; ranks end with the driver's Ray job."""
         self.fleet.start()
         try:
             await self.loop.run()
@@ -57,6 +55,22 @@ class Run:
         for error in stops:
             if isinstance(error, BaseException):
                 log.warning("an engine could not be stopped, its pod is gone: %s", error)
+
+
+@dataclass(frozen=True)
+class AdmittingGenerator:
+    """Rollouts during which engines that come back are let in."""
+
+    generator: RolloutGenerator
+    fleet: Fleet
+    ranks: RankGroup
+
+    async def generate(
+        self, rows: Sequence[PromptRow], *, sampling: SamplingParams, samples_per_prompt: int
+    ) -> list[Trajectory]:
+        """See `training.Generator`."""
+        rollouts = self.generator.generate(rows, sampling=sampling, samples_per_prompt=samples_per_prompt)
+        return await admit_during(self.fleet, self.ranks, rollouts)
 
 
 @dataclass(frozen=True)
@@ -148,7 +162,7 @@ async def bring_up(document: RunDocument, config: SkyRLTrainConfig, state: RunSt
         config=config,
         state=state,
         policy=group,
-        generator=RolloutGenerator(fleet, tokenizer, config),
+        generator=AdmittingGenerator(RolloutGenerator(fleet, tokenizer, config), fleet, group),
         publish_weights=publish_weights,
         loader=data.training,
         evaluation_rows=data.evaluation,

@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from rltrain_api.wire import EngineState
 from rltrain_trainer.engines.contract import Engine, EngineError, TransferGroupAddress
@@ -24,6 +24,8 @@ from rltrain_trainer.weight_sync.buckets import Bucket
 from rltrain_trainer.weight_sync.group import TransferError
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 ADMIT_SECONDS = 1.0
 JOIN_SECONDS = 60.0
@@ -124,15 +126,29 @@ async def admit_joining(fleet: Fleet, sender: SenderHandle) -> SyncReport | None
         return await _update_all(fleet, sender, fleet.weight_version, fleet.joining, 0.0)
 
 
-async def keep_admitting(fleet: Fleet, sender: SenderHandle) -> None:
-    """Admit engines as they come, for as long as the run lasts: to be run as a task beside the training loop."""
-    while True:
-        await fleet.until_joining()
-        try:
-            await admit_joining(fleet, sender)
-        except WeightSyncError as error:
-            logger.error("an engine could not be admitted: %s", error)
-        await asyncio.sleep(ADMIT_SECONDS)
+async def admit_during(fleet: Fleet, sender: SenderHandle, rollouts: Coroutine[Any, Any, Result]) -> Result:
+    """Run `rollouts` to their end and let in engines that come back meanwhile; returns what the rollouts return.
+
+    Only rollouts leave the sender's ranks idle: while they train, an engine's half of a transfer would wait for rank 0
+    until its deadline. An admission that has begun is finished before this returns. Engines that come at any other time
+    get their weights with the next sync.
+    """
+    running = asyncio.ensure_future(rollouts)
+    try:
+        while not running.done():
+            coming = asyncio.ensure_future(fleet.until_joining())
+            await asyncio.wait({running, coming}, return_when=asyncio.FIRST_COMPLETED)
+            coming.cancel()
+            if running.done():
+                break
+            try:
+                await admit_joining(fleet, sender)
+            except WeightSyncError as error:
+                logger.error("an engine could not be admitted: %s", error)
+            await asyncio.wait({running}, timeout=ADMIT_SECONDS)
+        return await running
+    finally:
+        running.cancel()
 
 
 async def _update_all(
