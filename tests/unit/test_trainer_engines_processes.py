@@ -26,7 +26,7 @@ from rltrain_api.wire import EngineState
 from rltrain_trainer.engines.builtin.__main__ import main as builtin_main
 from rltrain_trainer.engines.contract import GenerateRequest, TokenSampling
 from rltrain_trainer.engines.fleet import Fleet
-from rltrain_trainer.engines.http_engine import HttpEngine, wait_until_live
+from rltrain_trainer.engines.http_engine import HttpEngine
 from rltrain_trainer.engines.sync import admit_joining, sync_weights
 from rltrain_trainer.weight_sync.buckets import Bucket, checksums
 from rltrain_trainer.weight_sync.sender import WeightSender
@@ -128,8 +128,10 @@ def largest_error(model: Any, prompt: Sequence[int], response: Sequence[int], lo
 @asynccontextmanager
 async def fleet_of(*processes: EngineProcess) -> AsyncIterator[Fleet]:
     clients = [HttpEngine(engine.url, engine.url) for engine in processes]
-    for client in clients:
-        await wait_until_live(client, deadline_seconds=START_SECONDS)
+    async with asyncio.timeout(START_SECONDS):
+        for client in clients:
+            while not await client.is_live():  # noqa: ASYNC110 - another process: no event tells
+                await asyncio.sleep(0.1)
     fleet = Fleet(clients, probe_seconds=0.5, probes_until_dead=3)
     fleet.start()
     try:

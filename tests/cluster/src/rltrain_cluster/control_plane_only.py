@@ -31,11 +31,10 @@ from rltrain_cluster.kuberay import apply_definitions
 from rltrain_cluster.local_state import (
     Description,
     clear_state,
-    lasting_problem,
     locked,
     read_description,
-    require_owner,
-    require_same_settings,
+    take_down,
+    take_up,
     write_description,
 )
 from rltrain_cluster.processes import ProcessTable
@@ -88,16 +87,15 @@ class ControlPlaneCluster:
 
     def up(self, report: Report) -> None:
         binaries = ensure_binaries(report)
-        with locked(self._state, self._settings.name):
-            present = read_description(self._state)
-            if present is not None:
-                problem = lasting_problem(self._dead, self._unwell)
-                if problem is None:
-                    require_same_settings(present, self._settings)
-                    return
-                report(f"clearing away a broken cluster ({problem})")
-                self._clear()
-            self._create(binaries, report)
+        take_up(
+            self._state,
+            self._settings,
+            dead=lambda _: self._dead(),
+            unwell=lambda _: self._unwell(),
+            clear=self._clear,
+            create=lambda: self._create(binaries, report),
+            report=report,
+        )
 
     def _create(self, binaries: Binaries, report: Report) -> None:
         state, settings = self._state, self._settings
@@ -157,13 +155,7 @@ class ControlPlaneCluster:
             wait_until("waiting for KubeRay's operator", ready, 60, explain=lambda: self._table.log_tail(KUBERAY))
 
     def down(self, report: Report) -> None:
-        with locked(self._state, self._settings.name):
-            if read_description(self._state) is None:
-                report(f"no cluster {self._settings.name} is there")
-                return
-            require_owner(self._state)
-            self._clear()
-            report(f"cluster {self._settings.name} is gone")
+        take_down(self._state, self._settings, clear=self._clear, report=report)
 
     def _clear(self) -> None:
         for name in (KUBERAY, manifests.FAKE_NODES):

@@ -34,11 +34,9 @@ from rltrain_cluster.local_state import (
     Description,
     clear_state,
     image_lock,
-    lasting_problem,
-    locked,
     read_description,
-    require_owner,
-    require_same_settings,
+    take_down,
+    take_up,
     write_description,
 )
 from rltrain_cluster.namespaces import Namespace
@@ -90,16 +88,15 @@ class EmbeddedCluster:
         if missing:
             raise ClusterError("the embedded cluster cannot run here: " + "; ".join(missing))
         binaries = ensure_binaries(report)
-        with locked(self._state, self._settings.name):
-            present = read_description(self._state)
-            if present is not None:
-                problem = lasting_problem(lambda: self._dead(present), lambda: self._unwell(present))
-                if problem is None:
-                    require_same_settings(present, self._settings)
-                    return
-                report(f"clearing away a broken cluster ({problem})")
-                self._clear()
-            self._create(binaries, report)
+        take_up(
+            self._state,
+            self._settings,
+            dead=self._dead,
+            unwell=self._unwell,
+            clear=self._clear,
+            create=lambda: self._create(binaries, report),
+            report=report,
+        )
 
     def _create(self, binaries: Binaries, report: Report) -> None:
         if namespaces.has_cable(self._settings.name):
@@ -183,14 +180,8 @@ class EmbeddedCluster:
         kuberay.ensure(self, report)
 
     def down(self, report: Report) -> None:
-        with locked(self._state, self._settings.name):
-            present = read_description(self._state)
-            if present is None:
-                report(f"no cluster {self._settings.name} is there")
-                return
-            require_owner(self._state)
-            self._clear()
-            report(f"cluster {self._settings.name} is gone; imported images stay in {self._state.root / 'images'}")
+        stays = f"; imported images stay in {self._state.root / 'images'}"
+        take_down(self._state, self._settings, clear=self._clear, report=report, stays=stays)
 
     def _clear(self) -> None:
         """End everything, whatever of it there is: kubelets before their pods, clients before what they call."""

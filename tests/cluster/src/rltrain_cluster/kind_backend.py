@@ -23,10 +23,9 @@ from rltrain_cluster.kubectl import Kubectl
 from rltrain_cluster.local_state import (
     Description,
     clear_state,
-    lasting_problem,
-    locked,
     read_description,
-    require_same_settings,
+    take_down,
+    take_up,
     write_description,
 )
 from rltrain_cluster.processes import ProcessTable, run
@@ -98,16 +97,15 @@ class KindCluster:
         if missing:
             raise ClusterError(f"the kind cluster cannot run here: {' and '.join(missing)} not on PATH")
         ensure_binaries(report)
-        with locked(self._state, self._settings.name):
-            present = read_description(self._state)
-            if present is not None:
-                problem = lasting_problem(self._dead, self._unwell)
-                if problem is None:
-                    require_same_settings(present, self._settings)
-                    return
-                report(f"clearing away a broken cluster ({problem})")
-                self._clear()
-            self._create(report)
+        take_up(
+            self._state,
+            self._settings,
+            dead=lambda _: self._dead(),
+            unwell=lambda _: self._unwell(),
+            clear=self._clear,
+            create=lambda: self._create(report),
+            report=report,
+        )
 
     def _create(self, report: Report) -> None:
         state, name = self._state, self._settings.name
@@ -141,12 +139,7 @@ class KindCluster:
         kuberay.ensure(self, report)
 
     def down(self, report: Report) -> None:
-        with locked(self._state, self._settings.name):
-            if read_description(self._state) is None:
-                report(f"no cluster {self._settings.name} is there")
-                return
-            self._clear()
-            report(f"cluster {self._settings.name} is gone")
+        take_down(self._state, self._settings, clear=self._clear, report=report)
 
     def _clear(self) -> None:
         run(delete_command(self._settings.name, self.kubeconfig), what="deleting the cluster", limit=120)

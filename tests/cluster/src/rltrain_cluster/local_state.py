@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rltrain_cluster.backend import Report
 from rltrain_cluster.errors import ClusterError
 from rltrain_cluster.settings import ClusterSettings, StateDirectory
 
@@ -93,6 +94,42 @@ def clear_state(state: StateDirectory) -> None:
         else:
             path.unlink()
     state.description.unlink(missing_ok=True)
+
+
+def take_up(
+    state: StateDirectory,
+    settings: ClusterSettings,
+    *,
+    dead: Callable[[Description], list[str]],
+    unwell: Callable[[Description], list[str]],
+    clear: Callable[[], None],
+    create: Callable[[], None],
+    report: Report,
+) -> None:
+    """Leave a cluster that is well alone, clear a broken one away, and make it where there is none."""
+    with locked(state, settings.name):
+        present = read_description(state)
+        if present is not None:
+            problem = lasting_problem(lambda: dead(present), lambda: unwell(present))
+            if problem is None:
+                require_same_settings(present, settings)
+                return
+            report(f"clearing away a broken cluster ({problem})")
+            clear()
+        create()
+
+
+def take_down(
+    state: StateDirectory, settings: ClusterSettings, *, clear: Callable[[], None], report: Report, stays: str = ""
+) -> None:
+    """End a cluster if it is there; `stays` says what is left of it on purpose."""
+    with locked(state, settings.name):
+        if read_description(state) is None:
+            report(f"no cluster {settings.name} is there")
+            return
+        require_owner(state)
+        clear()
+        report(f"cluster {settings.name} is gone{stays}")
 
 
 @contextmanager

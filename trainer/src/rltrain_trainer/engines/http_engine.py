@@ -6,7 +6,6 @@ carries the engine's own words. It must not know what the trainer does with the 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -172,16 +171,6 @@ class HttpEngine:
         if status == 503 and path != "/health":
             raise EnginePausedError(message)
         raise EngineFailedError(message) if status >= 500 else EngineRefusedError(message)
-
-
-async def wait_until_live(engine: HttpEngine, *, deadline_seconds: float) -> None:
-    """Wait until the engine answers /health; TimeoutError names it."""
-    try:
-        async with asyncio.timeout(deadline_seconds):
-            while not await engine.is_live():  # noqa: ASYNC110 - another process: no event tells
-                await asyncio.sleep(0.1)
-    except TimeoutError as error:
-        raise TimeoutError(f"engine {engine.name} did not answer /health within {deadline_seconds:.0f} s") from error
 
 
 def parse_version(text: object) -> int:
