@@ -209,7 +209,8 @@ def _install_dependencies(environment: Path, lock: Path, torch: str, wheel: Path
     say(f"making the Python environment {environment}")
     venv.create(environment, with_pip=True, symlinks=True)
     pip = [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-compile"]
-    _pip([*pip, "--require-hashes", "-r", str(lock)], "the locked dependencies")
+    # The lock is complete, and it leaves out what skyrl asks for beyond its configuration (pyproject.toml).
+    _pip([*pip, "--no-deps", "--require-hashes", "-r", str(lock)], "the locked dependencies")
     if wheel:
         _pip([*pip, "--no-deps", "--no-index", "--find-links", str(wheel.parent), torch], f"{torch} from {wheel.name}")
     else:

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rltrain_api.config import SkyRLTrainConfig
-from rltrain_api.config.known import NOT_CARRIED_FIELDS
-from rltrain_api.errors import ErrorCode, FieldError
+from rltrain_api.errors import ErrorCode
 from rltrain_api.job import RLTrainingJob
+from rltrain_api.judge import judge
 from rltrain_api.parse import parse_job
 from rltrain_api.quantity import parse_quantity
 from rltrain_api.resolve import document_hash, resolve
@@ -154,10 +154,14 @@ def test_validating_any_parseable_job_answers_with_errors_inside_the_document(co
 @untimed
 @given(mutated_documents())
 def test_a_document_is_either_read_and_judged_or_refused_with_paths(document: Any) -> None:
-    answer = parse_job(document)
-    errors: list[FieldError] = validate(answer) if isinstance(answer, RLTrainingJob) else answer
-    assert isinstance(answer, RLTrainingJob) or errors
-    for error in errors:
+    judgement = judge(document)
+    assert judgement.job is not None or judgement.errors
+    assert list(judgement.errors) == sorted(set(judgement.errors))
+    if judgement.job is None:
+        of_form = parse_job(document)
+        assert isinstance(of_form, list)
+        assert set(of_form) <= set(judgement.errors)
+    for error in judgement.errors:
         assert error.path
         assert error.message
         assert isinstance(error.code, ErrorCode)
@@ -170,21 +174,6 @@ def test_anything_at_all_is_refused_with_a_path(document: Any) -> None:
     assert isinstance(errors, list)
     assert all(error.path for error in errors)
     assert errors
-
-
-@untimed
-@given(st.sampled_from(sorted(NOT_CARRIED_FIELDS)), values)
-def test_every_field_that_is_not_carried_is_refused_as_one(path: str, value: Any) -> None:
-    section: dict[str, Any] = {}
-    inner = section
-    *parents, last = path.split(".")
-    for key in parents:
-        inner = inner.setdefault(key, {})
-    inner[last] = value
-    errors = parse_job(replaced(QUICKSTART, ("spec", "config"), section))
-    assert isinstance(errors, list)
-    assert [error.code for error in errors] == [ErrorCode.NOT_YET_SUPPORTED]
-    assert f"spec.config.{path}".startswith(errors[0].path)
 
 
 @untimed

@@ -2,110 +2,86 @@
 
 from __future__ import annotations
 
-import hashlib
-from typing import Any, get_args
+import json
+import os
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
+import skyrl_seed
 from rltrain_api.config import ConfigModel, OptimizerConfig, SkyRLTrainConfig
-from rltrain_api.config.known import NOT_CARRIED_FIELDS, NOT_CARRIED_PATHS
 
-# SHA-256 over the sorted dotted names of all 283 leaves of SkyRL's SkyRLTrainConfig, one per line.
-SKYRL_FIELD_COUNT = 283
-SKYRL_FIELDS_DIGEST = "af0424496f1212f57644af1b9e774c72c8ddf5d42fefdce4faec2d991b496a09"
-
-# SkyRL's own defaults; a section that SkyRL leaves unset (null) is not descended into.
-SKYRL_DEFAULTS: dict[str, Any] = {
-    "data.train_data": ["~/data/gsm8k/train.parquet"],
-    "data.val_data": ["~/data/gsm8k/validation.parquet"],
-    "trainer.placement.colocate_all": True,
-    "trainer.placement.colocate_policy_ref": True,
-    "trainer.placement.policy_num_nodes": 1,
-    "trainer.placement.policy_num_gpus_per_node": 1,
-    "trainer.placement.ref_num_nodes": 1,
-    "trainer.placement.ref_num_gpus_per_node": 1,
-    "trainer.strategy": "fsdp2",
-    "trainer.policy.model.path": "Qwen/Qwen2.5-1.5B-Instruct",
-    "trainer.policy.optimizer_config.lr": 1e-6,
-    "trainer.policy.optimizer_config.adam_betas": [0.9, 0.999],
-    "trainer.policy.optimizer_config.weight_decay": 0.01,
-    "trainer.policy.optimizer_config.max_grad_norm": 1.0,
-    "trainer.policy.optimizer_config.num_warmup_steps": 0,
-    "trainer.policy.optimizer_config.scheduler": "constant_with_warmup",
-    "trainer.policy.fsdp_config.reshard_after_forward": True,
-    "trainer.policy.sequence_parallel_size": 1,
-    "trainer.ref.model.path": None,
-    "trainer.algorithm.advantage_estimator": "grpo",
-    "trainer.algorithm.kl_estimator_type": "k3",
-    "trainer.algorithm.use_kl_loss": True,
-    "trainer.algorithm.kl_loss_coef": 0.001,
-    "trainer.algorithm.use_entropy_loss": False,
-    "trainer.algorithm.entropy_loss_coef": 0.01,
-    "trainer.algorithm.temperature": None,
-    "trainer.algorithm.policy_loss_type": "regular",
-    "trainer.algorithm.loss_reduction": "token_mean",
-    "trainer.algorithm.grpo_norm_by_std": True,
-    "trainer.algorithm.zero_variance_filter": False,
-    "trainer.algorithm.eps_clip_low": 0.2,
-    "trainer.algorithm.eps_clip_high": 0.2,
-    "trainer.algorithm.clip_ratio_c": 3.0,
-    "trainer.algorithm.max_seq_len": None,
-    "trainer.gradient_checkpointing": True,
-    "trainer.seed": 42,
-    "trainer.resume_mode": "latest",
-    "trainer.resume_path": None,
-    "trainer.ckpt_path": "~/ckpts/",
-    "trainer.max_ckpts_to_keep": -1,
-    "trainer.ckpt_interval": 10,
-    "trainer.bf16": True,
-    "trainer.epochs": 1,
-    "trainer.update_epochs_per_batch": 1,
-    "trainer.train_batch_size": 1024,
-    "trainer.policy_mini_batch_size": 256,
-    "trainer.micro_train_batch_size_per_gpu": 1,
-    "trainer.micro_forward_batch_size_per_gpu": 1,
-    "trainer.eval_batch_size": 1024,
-    "trainer.eval_before_train": True,
-    "trainer.eval_interval": 5,
-    "trainer.max_prompt_length": 512,
-    "trainer.project_name": "skyrl",
-    "trainer.run_name": "test_run",
-    "trainer.logger": "wandb",
-    "generator.inference_engine.model_dtype": "bfloat16",
-    "generator.inference_engine.num_engines": 1,
-    "generator.inference_engine.backend": "vllm",
-    "generator.inference_engine.weight_sync_backend": "nccl",
-    "generator.inference_engine.tensor_parallel_size": 1,
-    "generator.inference_engine.pipeline_parallel_size": 1,
-    "generator.inference_engine.expert_parallel_size": 1,
-    "generator.inference_engine.data_parallel_size": 1,
-    "generator.n_samples_per_prompt": 5,
-    "generator.max_turns": 1,
-    "generator.max_input_length": None,
-    "generator.sampling_params.max_generate_length": 1024,
-    "generator.sampling_params.repetition_penalty": 1.0,
-    "generator.sampling_params.temperature": 1.0,
-    "generator.sampling_params.top_p": 1.0,
-    "generator.sampling_params.min_p": 0.0,
-    "generator.sampling_params.top_k": -1,
-    "generator.sampling_params.logprobs": 1,
-    "generator.sampling_params.stop": None,
-    "generator.sampling_params.additional_kwargs": None,
-    "generator.eval_sampling_params": None,
-    "generator.eval_n_samples_per_prompt": 1,
-    "generator.zero_reward_on_non_stop": False,
-    "generator.apply_overlong_filtering": False,
-    "environment.env_class": "gsm8k",
-    "environment.skyrl_gym.max_env_workers": 32,
+SEED_PAGE = (
+    Path(os.environ.get("RLTRAIN_SEEDS", Path(__file__).parents[3] / "shared" / "seeds")) / "skyrl-config-reference.txt"
+)
+# Classes that SkyRL takes from skyrl-gym; its reference page does not print them.
+FROM_SKYRL_GYM = {
+    "environment.skyrl_gym.text2sql": {"db_path": ("str", "/home/ray/default/sql_data")},
+    "environment.skyrl_gym.search": {
+        "log_requests": ("bool", False),
+        "search_url": ("str", "http://127.0.0.1:8000/retrieve"),
+        "topk": ("int", 3),
+        "timeout": ("int", 30),
+    },
+}
+# SkyRL's words for types, as ours.
+KINDS = {
+    "List[str]": "list of str",
+    "List[int]": "list of int",
+    "List[float]": "list of float",
+    "Dict[str, Any]": "map",
+    "dict": "map",
+    "Union[bool, int]": "bool or int",
 }
 
+Leaf = tuple[str, object]
 
-def leaves(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in section.items():
-        path = f"{prefix}{name}"
-        found |= leaves(value, f"{path}.") if isinstance(value, dict) else {path: value}
+
+def skyrl_leaves() -> dict[str, Leaf]:
+    """Dotted path -> (kind, default) of every leaf, from the committed table."""
+    found: dict[str, Leaf] = {}
+    for line in skyrl_seed.TABLE.read_text(encoding="utf-8").splitlines():
+        path, written, default = line.split("\t")
+        if path in FROM_SKYRL_GYM:
+            found |= {f"{path}.{name}": leaf for name, leaf in FROM_SKYRL_GYM[path].items()}
+            continue
+        kind = written.removeprefix("Optional[").removesuffix("]") if written.startswith("Optional[") else written
+        optional = " or null" if kind != written else ""
+        found[path] = (KINDS.get(kind, kind) + optional, json.loads(default))
+    return found
+
+
+def kind_of(annotation: Any) -> str:
+    """The same word for one of our annotations: bounds and choices are left out, the type remains."""
+    origin, members = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return kind_of(members[0])
+    if origin is Literal:
+        return kind_of(type(members[0]))
+    if origin is list:
+        return f"list of {kind_of(members[0])}"
+    if origin is dict:
+        return "map"
+    if origin in (Union, UnionType):
+        inner = [kind_of(member) for member in members if member is not NoneType]
+        return " or ".join([*inner, *(["null"] if NoneType in members else [])])
+    return str(annotation.__name__)
+
+
+def own_leaves(model: type[BaseModel], given: BaseModel, prefix: str = "") -> dict[str, Leaf]:
+    """Dotted path -> (kind, default) of every leaf of our tree; `given` is the section as its owner makes it."""
+    found: dict[str, Leaf] = {}
+    for name, field in model.model_fields.items():
+        path, section = f"{prefix}{name}", section_of(field.annotation)
+        if section is None:
+            found[path] = (kind_of(field.annotation), getattr(given, name))
+        else:
+            inner = getattr(given, name)
+            assert inner is not None or field.default is None, f"{path}: an optional section is absent by default"
+            found |= own_leaves(section, inner if inner is not None else section(), f"{path}.")
     return found
 
 
@@ -114,28 +90,20 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     return next((member for member in members if isinstance(member, type) and issubclass(member, BaseModel)), None)
 
 
-def carried_fields(model: type[BaseModel], prefix: str = "") -> set[str]:
-    found: set[str] = set()
-    for name, field in model.model_fields.items():
-        section = section_of(field.annotation)
-        found |= {f"{prefix}{name}"} if section is None else carried_fields(section, f"{prefix}{name}.")
-    return found
+def test_names_types_nesting_and_defaults_are_skyrls() -> None:
+    assert own_leaves(SkyRLTrainConfig, SkyRLTrainConfig()) == skyrl_leaves()
 
 
-def test_every_default_is_skyrls_own() -> None:
-    assert leaves(SkyRLTrainConfig().model_dump()) == SKYRL_DEFAULTS
+def test_the_table_has_every_leaf() -> None:
+    assert len(skyrl_seed.TABLE.read_text(encoding="utf-8").splitlines()) == 280
 
 
-def test_carried_and_known_names_are_together_all_of_skyrls() -> None:
-    carried = carried_fields(SkyRLTrainConfig)
-    assert carried.isdisjoint(NOT_CARRIED_FIELDS)
-    names = sorted(carried | NOT_CARRIED_FIELDS)
-    assert len(names) == SKYRL_FIELD_COUNT
-    assert hashlib.sha256("\n".join(names).encode()).hexdigest() == SKYRL_FIELDS_DIGEST
-
-
-def test_known_paths_hold_sections_on_the_way() -> None:
-    assert {"trainer.critic", "trainer.critic.model", "trainer.critic.model.path"} <= NOT_CARRIED_PATHS
+def test_the_table_is_what_the_reference_page_says() -> None:
+    if not SEED_PAGE.is_file():
+        pytest.skip(f"SkyRL's reference page is not at {SEED_PAGE} (RLTRAIN_SEEDS names its directory)")
+    page = SEED_PAGE.read_text(encoding="utf-8")
+    assert skyrl_seed.class_count(page) == 32
+    assert skyrl_seed.table_from_page(page) == skyrl_seed.TABLE.read_text(encoding="utf-8").splitlines()
 
 
 def test_every_section_is_a_config_model_with_its_docstring() -> None:

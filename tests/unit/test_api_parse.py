@@ -50,23 +50,59 @@ ERRORS: dict[str, tuple[dict[str, Any], str, ErrorCode, tuple[str, ...]]] = {
         ErrorCode.UNKNOWN_FIELD,
         ("no such field", "remove it"),
     ),
-    "field of SkyRL's that is not carried": (
-        changed("spec.config.trainer.hf_save_interval", 5),
-        "spec.config.trainer.hf_save_interval",
-        ErrorCode.NOT_YET_SUPPORTED,
-        ("field of SkyRL's", "does not support yet", "remove it"),
+    "override of a field that is not there": (
+        changed("spec.overrides", ["trainer.epochs=3", "trainer.sead=1"]),
+        "spec.overrides[1]",
+        ErrorCode.UNKNOWN_FIELD,
+        ("trainer.sead: ", "did you mean 'seed'?"),
     ),
-    "section of SkyRL's that is not carried": (
-        changed("spec.config.trainer.critic.model.path", "/data/model"),
-        "spec.config.trainer.critic",
-        ErrorCode.NOT_YET_SUPPORTED,
-        ("field of SkyRL's",),
+    "override of another type": (
+        changed("spec.overrides", ["trainer.epochs=many"]),
+        "spec.overrides[0]",
+        ErrorCode.WRONG_TYPE,
+        ("trainer.epochs: must be an integer", "'many'"),
+    ),
+    "override of a whole section": (
+        changed("spec.overrides", ["trainer.placement={policy_num_nodes: 0}"]),
+        "spec.overrides[0]",
+        ErrorCode.OUT_OF_RANGE,
+        ("trainer.placement.policy_num_nodes: must be at least 1",),
+    ),
+    "override of a section after one of its field": (
+        changed("spec.overrides", ["trainer.epochs=1", "trainer={epochs: 0}"]),
+        "spec.overrides[1]",
+        ErrorCode.OUT_OF_RANGE,
+        ("trainer.epochs: must be at least 1",),
+    ),
+    "override with Hydra's prefix": (
+        changed("spec.overrides", ["+trainer.epochs=3"]),
+        "spec.overrides[0]",
+        ErrorCode.INVALID,
+        ("Hydra's prefix", "write it without"),
+    ),
+    "override through a value": (
+        changed("spec.overrides", ["trainer.seed.of=3"]),
+        "spec.overrides[0]",
+        ErrorCode.INVALID,
+        ("trainer.seed is", "no fields"),
+    ),
+    "override that is no text": (
+        changed("spec.overrides", [3]),
+        "spec.overrides[0]",
+        ErrorCode.WRONG_TYPE,
+        ("must be a string",),
+    ),
+    "value of a variable that is no text, which may be a secret": (
+        changed("spec.runtime.env", [{"name": "PIN", "value": 4711}]),
+        "spec.runtime.env[0].value",
+        ErrorCode.WRONG_TYPE,
+        ("put it in quotes", "a value of another type (int)"),
     ),
     "SkyRL's name in another place": (
         changed("spec.config.generator.hf_save_interval", 5),
         "spec.config.generator.hf_save_interval",
         ErrorCode.UNKNOWN_FIELD,
-        ("no such field",),
+        ("no such field here", "belongs below spec.config.trainer"),
     ),
     "snake_case outside config": (
         changed("spec.runtime.image_pull_policy", "Always"),
@@ -226,6 +262,33 @@ def test_all_errors_come_at_once_and_sorted() -> None:
         "spec.runtime.env[0].name",
         "spec.runtime.image",
     ]
+
+
+def test_overrides_win_over_the_configuration_and_the_last_one_wins() -> None:
+    document = changed(
+        "spec.overrides", ["trainer.epochs=3", "trainer.policy.optimizer_config.lr=1e-5", "trainer.epochs=4"]
+    )
+    job = parse_job(document)
+    assert isinstance(job, RLTrainingJob)
+    assert job.spec.config.trainer.epochs == 4
+    assert job.spec.config.trainer.policy.optimizer_config.lr == 1e-5
+    assert job.spec.overrides == document["spec"]["overrides"]
+    assert document["spec"]["config"]["trainer"]["epochs"] == 2, "the document itself stays as it was"
+
+
+def test_an_override_makes_a_field_set() -> None:
+    job = parse_job(changed("spec.overrides", ["trainer.algorithm.temperature=null", "trainer.hf_save_interval=5"]))
+    assert isinstance(job, RLTrainingJob)
+    assert job.spec.config.trainer.algorithm.temperature is None
+    assert "hf_save_interval" in job.spec.config.trainer.model_fields_set
+
+
+def test_errors_of_overrides_and_of_the_rest_come_together() -> None:
+    document = changed("spec.overrides", ["trainer.epochs=many", "nonsense"])
+    document["spec"]["config"]["trainer"]["sead"] = 1
+    errors = parse_job(document)
+    assert isinstance(errors, list)
+    assert [error.path for error in errors] == ["spec.config.trainer.sead", "spec.overrides[0]", "spec.overrides[1]"]
 
 
 def test_a_document_of_nothing_names_what_is_missing() -> None:

@@ -110,7 +110,8 @@ REGISTRY_HOSTS = [
         ("archive", "ubuntu", "com"),
     )
 ]
-MACHINE_PATH = re.compile(r"(?<![\w.{}$/-])/(?:work|root|home/(?!rltrain\b)[a-z]\w*)/")
+# The homes of users inside images are nobody's machine: ours, and that of the default of SkyRL's text2sql.db_path.
+MACHINE_PATH = re.compile(r"(?<![\w.{}$/-])/(?:work|root|home/(?!rltrain\b|ray/default/)[a-z]\w*)/")
 
 
 def committed_files() -> list[Path]:

@@ -207,13 +207,57 @@ def test_pools_and_runtime_reach_the_pods() -> None:
     assert container["envFrom"] == [{"secretRef": {"name": "s", "optional": False}}]
 
 
+def test_a_role_s_own_image_wins_and_initializers_run_the_trainer_s() -> None:
+    def change(spec: dict[str, Any]) -> None:
+        spec["runtime"] |= {"image": "all:1", "images": {"head": "head:1", "trainer": "trainer:1"}}
+
+    found = {role: pod["spec"]["containers"][0]["image"] for role, pod in pod_templates(make_job(change))}
+    assert found == {"initializer": "trainer:1", "head": "head:1", "trainer": "trainer:1", "inference": "all:1"}
+
+
+def test_the_priority_class_is_every_pod_s_and_absent_when_unset() -> None:
+    def change(spec: dict[str, Any]) -> None:
+        spec["priorityClassName"] = "research"
+
+    assert {pod["spec"]["priorityClassName"] for _, pod in pod_templates(make_job(change))} == {"research"}
+    assert not any("priorityClassName" in pod["spec"] for _, pod in pod_templates(make_job()))
+
+
+def test_the_preset_reaches_every_pod_and_the_job_s_own_variables_win() -> None:
+    def change(spec: dict[str, Any]) -> None:
+        spec["runtime"] |= {
+            "envPreset": "debug",
+            "excludeEnv": ["SGLANG*"],
+            "env": [{"name": "NCCL_DEBUG", "value": "TRACE"}],
+        }
+
+    for role, pod in pod_templates(make_job(change)):
+        variables = {entry["name"]: entry.get("value") for entry in pod["spec"]["containers"][0]["env"]}
+        assert variables["NCCL_DEBUG"] == "TRACE", role
+        assert variables["TORCH_DISTRIBUTED_DEBUG"] == "DETAIL", role
+        assert not any(name.startswith("SGLANG") for name in variables), role
+
+
+LIMITS: dict[str, tuple[Callable[[dict[str, Any]], None], list[str]]] = {
+    "quickstart": (lambda spec: None, []),
+    "upstream's trainer": (lambda spec: spec["runtime"].update(trainer="skyrl"), ["spec.runtime.trainer"]),
+    "a queue": (lambda spec: spec.update(queueName="research"), ["spec.queueName"]),
+}
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_what_the_operator_does_not_do_yet_is_named(case: str) -> None:
+    change, paths = LIMITS[case]
+    assert [error.path for error in plan.beyond_this_release(make_job(change))] == paths
+
+
 def test_an_initializer_s_variables_win_over_the_job_s() -> None:
     def change(spec: dict[str, Any]) -> None:
         spec["runtime"]["env"] = [{"name": "A", "value": "job"}, {"name": "B", "value": "job"}]
         spec["storage"]["initializers"][0]["env"] = [{"name": "A", "value": "own"}]
 
     env = dict(pod_templates(make_job(change)))["initializer"]["spec"]["containers"][0]["env"]
-    assert env == [{"name": "A", "value": "own"}, {"name": "B", "value": "job"}]
+    assert env == [{"name": "B", "value": "job"}, {"name": "A", "value": "own"}]
 
 
 def test_records() -> None:

@@ -41,6 +41,9 @@ DNSLabel = Annotated[str, Field(pattern=DNS_LABEL_PATTERN, min_length=1, max_len
 ObjectName = Annotated[str, Field(pattern=SUBDOMAIN_PATTERN, min_length=1, max_length=253)]
 MountPath = Annotated[str, Field(pattern=MOUNT_PATH_PATTERN, max_length=512)]
 Argument = Annotated[str, Field(max_length=4096)]
+Image = Annotated[str, Field(min_length=1, max_length=512)]
+EnvPattern = Annotated[str, Field(min_length=1, max_length=256)]
+OverrideText = Annotated[str, Field(min_length=1, max_length=4096)]
 Seconds = Annotated[int, Field(ge=0, le=31 * 24 * 3600)]
 PositiveSeconds = Annotated[int, Field(ge=1, le=31 * 24 * 3600)]
 # Kubernetes' own object, passed on untouched: its fields grow with Kubernetes and are checked by it.
@@ -97,18 +100,46 @@ class EnvFrom(SpecModel):
 Environment = Annotated[list[EnvVar], Field(max_length=128), list_map("name")]
 
 
+class Images(SpecModel):
+    """Images of single roles, in place of runtime.image."""
+
+    head: Image | None = Field(default=None, description="Image of the pod of the driver and of Ray's head.")
+    trainer: Image | None = Field(default=None, description="Image of the pods that train.")
+    inference: Image | None = Field(default=None, description="Image of the pods that generate.")
+
+
 class Runtime(SpecModel):
     """What runs in every pod of the job."""
 
-    image: Annotated[str, Field(min_length=1, max_length=512)] = Field(
-        description="Container image of the trainer, used by every pod of the job."
+    trainer: Literal["builtin", "skyrl"] = Field(
+        default="builtin",
+        description="Whose trainer runs: RLTrain's own (builtin), or upstream SkyRL's in an image that has it (skyrl).",
+        json_schema_extra=cel(
+            (
+                "self == oldSelf",
+                "runtime.trainer cannot be changed, because one trainer cannot continue from the other's checkpoints: "
+                "create another RLTrainingJob",
+            )
+        ),
     )
+    image: Image = Field(description="Container image of every pod of the job, but for the roles in images.")
+    images: Images = Field(default_factory=Images, description="Images of single roles, in place of image.")
     image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = Field(
         default="IfNotPresent", description="When nodes pull the image."
     )
     env: Environment = Field(default=[], description="Environment variables of every pod, at most 128.")
     env_from: Annotated[list[EnvFrom], Field(max_length=32)] = Field(
         default=[], description="Secrets and ConfigMaps whose keys become variables of every pod, at most 32."
+    )
+    env_preset: Literal["production", "debug", "multinode", "lowmemory"] | None = Field(
+        default=None,
+        description="A set of environment variables for every pod, below everything else that sets one; "
+        "`kubectl rltrain env` shows what it holds.",
+    )
+    exclude_env: Annotated[list[EnvPattern], Field(max_length=64)] = Field(
+        default=[],
+        description="Variables that pods do not get unless env sets them: names, or prefixes with a star such as "
+        "VLLM*; at most 64.",
     )
 
 
@@ -257,11 +288,22 @@ class Spec(SpecModel):
     config: SkyRLTrainConfig = Field(
         description="SkyRL's training configuration, key for key; what is unset has SkyRL's default."
     )
+    overrides: Annotated[list[OverrideText], Field(max_length=512)] = Field(
+        default=[],
+        description="Single values in the form of SkyRL's command line, such as trainer.epochs=20, at most 512; they "
+        "win over config, and the last one of a field wins.",
+    )
     runtime: Runtime = Field(description="What runs in every pod of the job.")
     pools: Pools = Field(default_factory=Pools, description="Where each role runs and what its pods get.")
     storage: Storage = Field(description="The volumes of the job and what fills them.")
     failure_policy: FailurePolicy = Field(
         default_factory=FailurePolicy, description="What happens when an attempt fails."
+    )
+    queue_name: ObjectName | None = Field(
+        default=None, description="Kueue's LocalQueue that the job waits in; unset starts the job at once."
+    )
+    priority_class_name: ObjectName | None = Field(
+        default=None, description="PriorityClass of every pod of the job; unset means the cluster's default."
     )
     startup_deadline_seconds: PositiveSeconds = Field(
         default=1800, description="Seconds from the last initializer's end until the driver must answer."

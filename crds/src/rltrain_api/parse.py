@@ -1,19 +1,21 @@
 """From a document to a job: every error of form at once, each with its dotted path and what to do about it.
 
-The document is what the API server or a YAML reader gives: plain dicts, lists, strings, numbers. This module turns
-pydantic's errors into ours; it must not know rules between fields (`rltrain_api.validate`).
+The document is what the API server or a YAML reader gives: plain dicts, lists, strings, numbers. `spec.overrides` are
+applied to `spec.config` first, so that `job.spec.config` is the configuration that counts; an error in a value that an
+override has set names that override. This module turns pydantic's errors into ours; it must not know rules between
+fields (`rltrain_api.validate`).
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from rltrain_api.config.known import NOT_CARRIED_PATHS
 from rltrain_api.errors import ErrorCode, FieldError
 from rltrain_api.job import (
     DNS_LABEL_PATTERN,
@@ -24,6 +26,8 @@ from rltrain_api.job import (
     SUBDOMAIN_PATTERN,
     RLTrainingJob,
 )
+from rltrain_api.misplaced import place_of
+from rltrain_api.overrides import OverrideError, apply_overrides, flatten, parse_override
 
 _CONFIG_PATH = "spec.config"
 _SHOWN_VALUE_LENGTH = 80
@@ -86,10 +90,58 @@ def parse_job(document: Mapping[str, Any]) -> RLTrainingJob | list[FieldError]:
 
     Keys are those of the wire (camelCase outside `spec.config`). Never raises for a document of plain data.
     """
+    overridden = override_document(document)
+    errors = list(overridden.errors)
     try:
-        return RLTrainingJob.model_validate(document, by_alias=True, by_name=False)
+        job = RLTrainingJob.model_validate(overridden.document, by_alias=True, by_name=False)
     except ValidationError as error:
-        return field_errors(error)
+        errors += [overridden.blame(found) for found in field_errors(error)]
+    return sorted(errors) if errors else job
+
+
+@dataclass(frozen=True, slots=True)
+class Overridden:
+    """A document with its overrides applied, what was wrong with them, and which path each one has set."""
+
+    document: Mapping[str, Any]
+    errors: tuple[FieldError, ...] = ()
+    origins: Mapping[str, str] = field(default_factory=dict)  # "spec.config.trainer.epochs" -> "spec.overrides[0]"
+
+    def blame(self, error: FieldError) -> FieldError:
+        """The error at the override that caused it, where one did; otherwise the error as it is."""
+        path = error.path
+        while path not in self.origins:
+            path, dot, _ = path.rpartition(".")
+            if not dot:
+                return error
+        inside = error.path.removeprefix(f"{_CONFIG_PATH}.")
+        return replace(error, path=self.origins[path], message=f"{inside}: {error.message}")
+
+
+def override_document(document: Mapping[str, Any]) -> Overridden:
+    """The document with `spec.overrides` applied to `spec.config`; where either has another form, it is left alone."""
+    spec = document.get("spec") if isinstance(document, Mapping) else None
+    if not isinstance(spec, Mapping):
+        return Overridden(document)
+    texts, config = spec.get("overrides"), spec.get("config")
+    if not texts or not isinstance(config, Mapping) or not _is_list_of_text(texts):
+        return Overridden(document)
+    errors: list[FieldError] = []
+    origins: dict[str, str] = {}
+    for index, text in enumerate(texts):
+        try:
+            override = parse_override(text)
+            config = apply_overrides(config, [override])
+        except OverrideError as error:
+            errors.append(FieldError(f"spec.overrides[{index}]", ErrorCode.INVALID, str(error)))
+            continue
+        for leaf in (override, *flatten(apply_overrides({}, [override]))):
+            origins[f"{_CONFIG_PATH}.{leaf.key}"] = f"spec.overrides[{index}]"
+    return Overridden({**document, "spec": {**spec, "config": config}}, tuple(errors), origins)
+
+
+def _is_list_of_text(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
 def field_errors(error: ValidationError) -> list[FieldError]:
@@ -141,19 +193,17 @@ def dotted(location: tuple[int | str, ...]) -> str:
 
 
 def _shown(details: ErrorDetails) -> str:
+    if details["loc"][-1:] == ("value",):  # of a variable, which may be a secret, and errors reach status and Events
+        return f"a value of another type ({type(details['input']).__name__})"
     value = repr(details["input"])
     return value if len(value) <= _SHOWN_VALUE_LENGTH else f"{value[:_SHOWN_VALUE_LENGTH]}…"
 
 
 def _unknown_field(path: str, location: tuple[int | str, ...]) -> FieldError:
-    in_config = path.removeprefix(f"{_CONFIG_PATH}.")
-    if in_config != path and in_config in NOT_CARRIED_PATHS:
-        return FieldError(
-            path,
-            ErrorCode.NOT_YET_SUPPORTED,
-            "is a field of SkyRL's that this release does not support yet; remove it, and what it asked for will not "
-            "be done",
-        )
+    place = place_of(path)
+    if place is not None:
+        words = f"there is no such field here; it belongs below {place}, indented accordingly"
+        return FieldError(path, ErrorCode.UNKNOWN_FIELD, words)
     key = str(location[-1])
     near = difflib.get_close_matches(key, _keys_at(RLTrainingJob, location[:-1]), n=1, cutoff=0.6)
     remedy = f"did you mean {near[0]!r}?" if near else "remove it"

@@ -17,13 +17,13 @@ from rltrain_api.job import RLTrainingJob
 def resolve(config: SkyRLTrainConfig) -> SkyRLTrainConfig:
     """The configuration with every derived value filled in; the given one is left as it is.
 
-    Derivations, all of SkyRL's `__post_init__` methods that concern the fields of this release:
-    generator.max_input_length from trainer.max_prompt_length; generator.eval_sampling_params from temperature 0 and the
+    Derivations, all of SkyRL's `__post_init__` methods: generator.max_input_length from trainer.max_prompt_length;
+    generator.rope_scaling and rope_theta from the trainer's; generator.eval_sampling_params from temperature 0 and the
     training length, other fields default; trainer.ref.model.path from trainer.policy.model.path;
     trainer.algorithm.temperature from generator.sampling_params.temperature; trainer.algorithm.max_seq_len from
     max_input_length plus max_generate_length. Resolving twice changes nothing.
     """
-    generator = _resolve_generator(config.generator, config.trainer.max_prompt_length)
+    generator = _resolve_generator(config.generator, config.trainer)
     trainer = _resolve_trainer(config.trainer, generator)
     return config.model_copy(update={"generator": generator, "trainer": trainer})
 
@@ -39,10 +39,13 @@ def document_hash(document: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
-def _resolve_generator(generator: GeneratorConfig, max_prompt_length: int) -> GeneratorConfig:
+def _resolve_generator(generator: GeneratorConfig, trainer: TrainerConfig) -> GeneratorConfig:
     derived: dict[str, Any] = {}
     if generator.max_input_length is None:
-        derived["max_input_length"] = max_prompt_length
+        derived["max_input_length"] = trainer.max_prompt_length
+    for name in ("rope_scaling", "rope_theta"):
+        if getattr(generator, name) is None and getattr(trainer, name) is not None:
+            derived[name] = getattr(trainer, name)
     if generator.eval_sampling_params is None:
         derived["eval_sampling_params"] = SamplingParams(
             temperature=0.0, max_generate_length=generator.sampling_params.max_generate_length

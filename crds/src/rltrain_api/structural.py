@@ -233,6 +233,8 @@ def _written(default: object) -> str:
         return str(default).lower()
     if isinstance(default, list):
         return f"[{', '.join(_written(entry) for entry in default)}]"
+    if isinstance(default, dict):
+        return f"{{{', '.join(f'{key}: {_written(entry)}' for key, entry in default.items())}}}"
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 

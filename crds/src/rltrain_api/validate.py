@@ -7,28 +7,63 @@ may hold is in the models; what the parts must be to each other is in `rltrain_a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 from rltrain_api.errors import ErrorCode, FieldError
 from rltrain_api.job import RLTrainingJob
-from rltrain_api.parse import parse_job
-from rltrain_api.rules.batch_sizes import check_batch_sizes
-from rltrain_api.rules.kubernetes import check_kubernetes
-from rltrain_api.rules.support import check_support
-from rltrain_api.rules.training import check_training
-from rltrain_api.rules.volumes import check_volumes
-
-__all__ = ["ErrorCode", "FieldError", "parse_job", "validate"]
-
-_CHECKS: tuple[Callable[[RLTrainingJob], Iterable[FieldError]], ...] = (
-    check_kubernetes,
-    check_volumes,
-    check_support,
-    check_training,
-    check_batch_sizes,
+from rltrain_api.parse import override_document, parse_job
+from rltrain_api.rules import (
+    algorithm,
+    batch_sizes,
+    checkpoints,
+    engines,
+    environment,
+    fully_async,
+    generation,
+    images,
+    kubernetes,
+    off_policy,
+    paths,
+    placement,
+    pools,
+    strategies,
+    support,
+    volumes,
 )
+from rltrain_api.rules.facts import Facts, Rule
+
+__all__ = ["RULES", "SKYRL_RULES", "ErrorCode", "FieldError", "parse_job", "validate"]
+
+_SUBJECTS = (
+    kubernetes,
+    images,
+    environment,
+    pools,
+    volumes,
+    paths,
+    support,
+    placement,
+    strategies,
+    batch_sizes,
+    algorithm,
+    off_policy,
+    generation,
+    engines,
+    checkpoints,
+    fully_async,
+)
+# The rules that hold for every job, and those that hold where upstream's trainer runs.
+RULES: tuple[Rule, ...] = tuple(rule for subject in _SUBJECTS for rule in subject.RULES)
+SKYRL_RULES: tuple[Rule, ...] = tuple(rule for subject in _SUBJECTS for rule in subject.SKYRL_RULES)
 
 
 def validate(job: RLTrainingJob) -> list[FieldError]:
-    """Every error of a job that could be parsed, sorted by path; empty where the job can run. Never raises."""
-    return sorted({error for check in _CHECKS for error in check(job)})
+    """Every error of a job that could be parsed, sorted by path; empty where the job can run. Never raises.
+
+    An error in a value that `spec.overrides` has set names the override.
+    """
+    facts = Facts(job)
+    rules = (*RULES, *SKYRL_RULES) if facts.runs_upstream else RULES
+    found = {error for rule in rules for error in rule(facts)}
+    if found and job.spec.overrides:
+        overridden = override_document({"spec": {"config": {}, "overrides": job.spec.overrides}})
+        found = {overridden.blame(error) for error in found}
+    return sorted(found)

@@ -44,6 +44,7 @@ def number_from_text(value: object) -> object:
 
 # Comes last in an annotation: bounds belong to the number and are checked after the text has been read.
 FROM_TEXT = BeforeValidator(number_from_text)
+Number = Annotated[float, FROM_TEXT]
 NonNegativeNumber = Annotated[float, Field(ge=0), FROM_TEXT]
 PositiveNumber = Annotated[float, Field(gt=0), FROM_TEXT]
 Fraction = Annotated[float, Field(ge=0, le=1), FROM_TEXT]
@@ -56,3 +57,4 @@ IntFromMinusOne = Annotated[int, Field(ge=-1, le=INT32_MAX)]
 
 Path = Annotated[str, Field(min_length=1, max_length=1024)]
 Label = Annotated[str, Field(min_length=1, max_length=256)]
+URL = Annotated[str, Field(min_length=1, max_length=2048)]

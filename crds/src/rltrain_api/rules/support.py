@@ -1,77 +1,116 @@
-"""What SkyRL can and this release cannot: each value is refused by name, with what to set instead.
+"""What a trainer does not do is refused by name, with what to set instead; nothing that was asked for is dropped.
 
-A line leaves the table when the trainer does what the value asks for. The values themselves are SkyRL's (and ours: the
-backend builtin), so their spelling has been checked before.
+`rltrain_api.rules.support_table` says what RLTrain's own trainer does; upstream's has a short table of its own. Only
+what is set is looked at, and the few defaults of SkyRL that change what is computed or where it runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
+from rltrain_api.config import SkyRLTrainConfig
 from rltrain_api.errors import ErrorCode, FieldError
-from rltrain_api.job import RLTrainingJob
+from rltrain_api.rules.facts import Facts, Rule, in_config
+from rltrain_api.rules.support_table import ROWS, SECTIONS, UPSTREAM_ROWS, Row, Section
+from rltrain_api.rules.wording import choice, written
+
+_ROWS_BY_PATH: Mapping[str, Row] = {row.path: row for row in ROWS}
+_SECTIONS_BY_PATH: Mapping[str, Section] = {section.path: section for section in SECTIONS}
+_UPSTREAM_ROWS_BY_PATH: Mapping[str, Row] = {row.path: row for row in UPSTREAM_ROWS}
+_DEFAULTS = SkyRLTrainConfig()
 
 
-@dataclass(frozen=True, slots=True)
-class Support:
-    """One field, the values of it that this release honours, and what the reader has to know."""
-
-    path: str
-    supported: tuple[object, ...]
-    why: str
-
-
-SUPPORTED_VALUES = (
-    Support("trainer.strategy", ("fsdp2",), "the trainer shards models with FSDP2 only"),
-    Support("trainer.placement.colocate_all", (False,), "engines run in pods of their own"),
-    Support("trainer.placement.colocate_policy_ref", (True,), "the reference model shares the policy's GPUs"),
-    Support("trainer.policy.sequence_parallel_size", (1,), "every sequence stays on one GPU"),
-    Support("trainer.algorithm.advantage_estimator", ("grpo",), "other estimators are still to come"),
-    Support("trainer.algorithm.policy_loss_type", ("regular", "dual_clip"), "other losses are still to come"),
-    Support("trainer.logger", ("console",), "metrics go to the driver's log and /metrics"),
-    Support("generator.inference_engine.backend", ("builtin",), "vLLM and SGLang are still to come"),
-    Support("generator.inference_engine.tensor_parallel_size", (1,), "an engine has one GPU"),
-    Support("generator.inference_engine.pipeline_parallel_size", (1,), "an engine has one GPU"),
-    Support("generator.inference_engine.expert_parallel_size", (1,), "an engine has one GPU"),
-    Support("generator.inference_engine.data_parallel_size", (1,), "an engine has one GPU"),
-    Support("generator.sampling_params.additional_kwargs", (None, {}), "the builtin engine knows no others"),
-    Support("generator.eval_sampling_params.additional_kwargs", (None, {}), "the builtin engine knows no others"),
-)
+def builtin_trainer_does_what_is_set(facts: Facts) -> Iterator[FieldError]:
+    """With runtime.trainer builtin, every value that is set is one that it does. Ours."""
+    if facts.runs_upstream:
+        return
+    refused: dict[str, FieldError] = {}
+    waiting: list[tuple[Section, FieldError]] = []
+    for path, value, default in _set_values(facts.config, _DEFAULTS, ""):
+        row, section = _ROWS_BY_PATH.get(path), _section_of(path)
+        if row is not None and value not in row.honoured:
+            refused[path] = _refusal(path, f"is {_shown(value)}", value, row.honoured, row.why)
+        elif section is not None and value != default:
+            error = _refusal(path, f"is {_shown(value)}", value, (), section.why)
+            if section.switch == path:
+                refused[path] = error
+            else:
+                waiting.append((section, error))
+    for path, error in _refused_defaults(facts.config):
+        refused.setdefault(path, error)
+    yield from refused.values()
+    yield from (error for section, error in waiting if section.switch not in refused)
 
 
-def check_support(job: RLTrainingJob) -> Iterator[FieldError]:
-    """Errors for values that this release does not honour, SkyRL's own defaults among them."""
-    for support in SUPPORTED_VALUES:
-        value, is_set = _value_at(job.spec.config, support.path.split("."))
-        if value in support.supported:
+def upstream_trainer_does_what_is_set(facts: Facts) -> Iterator[FieldError]:
+    """With runtime.trainer skyrl, engines and weight transfer are ones that SkyRL 0.1 has. Ours; SkyRL: C18, 2.5."""
+    for row in UPSTREAM_ROWS:
+        value = _value_at(facts.config, row.path)
+        if value in row.honoured:
             continue
-        origin = "is" if is_set else "is unset, and SkyRL's default is"
-        wanted = " or ".join(_written(value) for value in support.supported)
-        yield FieldError(
-            f"spec.config.{support.path}",
+        own = _ROWS_BY_PATH.get(row.path)
+        by_builtin = own is None or value in own.honoured
+        yield in_config(
+            row.path,
             ErrorCode.NOT_YET_SUPPORTED,
-            f"{origin} {_written(value)}, which this release does not support yet ({support.why}); set it to {wanted}",
+            f"is {_shown(value)}, which upstream's trainer does not do ({row.why}); set it to {choice(row.honoured)}"
+            + (", or set spec.runtime.trainer to builtin" if by_builtin else ""),
         )
 
 
-def _value_at(section: BaseModel, path: list[str]) -> tuple[Any, bool]:
-    """The value at a path, and whether a person set it; an absent section in the way counts as None."""
-    is_set = True
-    value: Any = section
-    for name in path:
-        if value is None:
-            return None, False
-        is_set = is_set and name in value.model_fields_set
+def _refused_defaults(config: SkyRLTrainConfig) -> Iterator[tuple[str, FieldError]]:
+    for row in ROWS:
+        if not row.unset_too:
+            continue
+        value = _value_at(config, row.path)
+        if value not in row.honoured:
+            what = f"is unset, and SkyRL's default is {_shown(value)}"
+            yield row.path, _refusal(row.path, what, value, row.honoured, row.why)
+
+
+def _refusal(path: str, what: str, value: object, honoured: tuple[object, ...], why: str) -> FieldError:
+    upstream = _UPSTREAM_ROWS_BY_PATH.get(path)
+    remedy = f"set it to {choice(honoured)}" if honoured else "remove it"
+    if upstream is None or value in upstream.honoured:
+        remedy += ", or set spec.runtime.trainer to skyrl"
+    return in_config(
+        path, ErrorCode.NOT_YET_SUPPORTED, f"{what}, which the builtin trainer does not do ({why}); {remedy}"
+    )
+
+
+def _set_values(section: BaseModel, defaults: BaseModel | None, prefix: str) -> Iterator[tuple[str, Any, Any]]:
+    """(path, value, SkyRL's default) of everything that is set; a section that has a row is not looked into."""
+    for name in section.model_fields_set:
+        path, value = f"{prefix}{name}", getattr(section, name)
+        default = getattr(defaults, name, None)
+        if isinstance(value, BaseModel) and path not in _ROWS_BY_PATH:
+            yield from _set_values(value, default, f"{path}.")
+        else:
+            yield path, value, default
+
+
+def _section_of(path: str) -> Section | None:
+    """The section that a leaf is below, or is itself."""
+    while path:
+        if path in _SECTIONS_BY_PATH:
+            return _SECTIONS_BY_PATH[path]
+        path = path.rpartition(".")[0]
+    return None
+
+
+def _value_at(config: BaseModel, path: str) -> Any:
+    value: Any = config
+    for name in path.split("."):
         value = getattr(value, name)
-    return value, is_set
+    return value
 
 
-def _written(value: object) -> str:
-    """A value as it is written in YAML."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _shown(value: object) -> str:
+    return "set" if isinstance(value, BaseModel) else written(value)
+
+
+RULES: tuple[Rule, ...] = (builtin_trainer_does_what_is_set,)
+SKYRL_RULES: tuple[Rule, ...] = (upstream_trainer_does_what_is_set,)

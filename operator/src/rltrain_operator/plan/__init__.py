@@ -6,6 +6,7 @@ from `rltrain_api.names` and are functions of the job's name: creating a thing t
 
 from rltrain_operator.plan.claims import plan_checkpoint_claim, plan_data_claims
 from rltrain_operator.plan.initializers import plan_initializer
+from rltrain_operator.plan.limits import beyond_this_release
 from rltrain_operator.plan.raycluster import cluster_hash, plan_ray_cluster, worker_pods_wanted
 from rltrain_operator.plan.records import (
     CONFIG_KEY,
@@ -18,6 +19,7 @@ from rltrain_operator.plan.records import (
 __all__ = [
     "CONFIG_KEY",
     "HISTORY_KEY",
+    "beyond_this_release",
     "cluster_hash",
     "plan_checkpoint_claim",
     "plan_config_map",

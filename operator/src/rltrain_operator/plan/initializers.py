@@ -33,7 +33,7 @@ def plan_initializer(job: RLTrainingJob, initializer: Initializer) -> Manifest:
 def _pod(job: RLTrainingJob, initializer: Initializer) -> Manifest:
     container: Manifest = {
         "name": "initializer",
-        "image": job.spec.runtime.image,
+        "image": pods.image(job, names.ROLE_INITIALIZER),
         "imagePullPolicy": job.spec.runtime.image_pull_policy,
         "env": pods.environment(job, initializer.env),
         "envFrom": pods.environment_sources(job),
@@ -54,4 +54,5 @@ def _pod(job: RLTrainingJob, initializer: Initializer) -> Manifest:
         "securityContext": pods.pod_security(),
         "containers": [container],
         "volumes": pods.volumes(job),
+        **pods.priority(job),
     }

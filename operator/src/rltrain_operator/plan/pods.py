@@ -8,6 +8,7 @@ is never evicted for what it was promised.
 from __future__ import annotations
 
 from rltrain_api import names
+from rltrain_api.env import pod_environment
 from rltrain_api.job import EnvVar, Pool, Resources, RLTrainingJob
 from rltrain_api.quantity import parse_quantity
 from rltrain_operator.plan.claims import CHECKPOINTS, claim_in_use
@@ -40,9 +41,31 @@ def container_security() -> Manifest:
     return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
+def image(job: RLTrainingJob, role: str) -> str:
+    """The image of a role's pods: its own, or the one of all; initializers run the trainer's."""
+    images = job.spec.runtime.images
+    own = {
+        names.ROLE_HEAD: images.head,
+        names.ROLE_TRAINER: images.trainer,
+        names.ROLE_INFERENCE: images.inference,
+        names.ROLE_INITIALIZER: images.trainer,
+    }
+    return own[role] or job.spec.runtime.image
+
+
+def priority(job: RLTrainingJob) -> Manifest:
+    """The pods' priority class as a part of a pod's spec; nothing where the job names none."""
+    name = job.spec.priority_class_name
+    return {} if name is None else {"priorityClassName": name}
+
+
 def environment(job: RLTrainingJob, extra: list[EnvVar] | None = None) -> list[Manifest]:
-    """The job's variables, then `extra` ones, which win; later entries of one name replace earlier ones."""
-    values = {variable.name: variable.value for variable in [*job.spec.runtime.env, *(extra or [])]}
+    """The variables of every pod of the job (`rltrain_api.env`), then `extra` ones, which win over those."""
+    values = dict(pod_environment(job))
+    # Kubernetes expands $(NAME) in a value for the names before it, so the later layer comes last.
+    for variable in extra or []:
+        values.pop(variable.name, None)
+        values[variable.name] = variable.value
     return [{"name": name, "value": value} for name, value in values.items()]
 
 

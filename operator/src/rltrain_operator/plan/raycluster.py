@@ -101,7 +101,7 @@ def _template(
     memory_volume, memory_mount = pods.shared_memory(pool)
     container: Manifest = {
         "name": RAY_CONTAINER,
-        "image": job.spec.runtime.image,
+        "image": pods.image(job, role),
         "imagePullPolicy": job.spec.runtime.image_pull_policy,
         "env": [*pods.environment(job), pods.token_variable(job)],
         "envFrom": pods.environment_sources(job),
@@ -118,6 +118,7 @@ def _template(
         "securityContext": pods.pod_security(),
         "containers": [container],
         "volumes": [*pods.volumes(job), memory_volume],
+        **pods.priority(job),
     }
     if pool.node_selector:
         spec["nodeSelector"] = dict(pool.node_selector)

@@ -15,16 +15,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from rltrain_api import names
-from rltrain_api.job import ObjectMeta, RLTrainingJob
-from rltrain_api.parse import parse_job
+from rltrain_api.job import ObjectMeta
+from rltrain_api.judge import judge
 from rltrain_api.status import ConditionType, Status
-from rltrain_api.validate import validate
 from rltrain_api.wire import DriverPhase, DriverStatus, History
 from rltrain_operator.cache import Cache, Key
 from rltrain_operator.driver_client import DriverApi, DriverUnavailableError
 from rltrain_operator.kube import Body
 from rltrain_operator.kube.resources import BATCH_JOBS, PODS, RAY_CLUSTERS
-from rltrain_operator.plan import worker_pods_wanted
+from rltrain_operator.plan import beyond_this_release, worker_pods_wanted
 from rltrain_operator.rayjobs import RayJob, RayJobsApi, RayUnavailableError
 from rltrain_operator.reconcile import reasons
 from rltrain_operator.reconcile.state import (
@@ -49,10 +48,9 @@ def view_subject(body: Body) -> Subject:
         status = Status.model_validate(body.get("status") or {})
     except ValidationError:
         status = Status()
-    parsed = parse_job(document)
-    if isinstance(parsed, RLTrainingJob):
-        return Subject(metadata, status, parsed, tuple(validate(parsed)))
-    return Subject(metadata, status, None, tuple(parsed))
+    judgement = judge(document)
+    beyond = beyond_this_release(judgement.job) if judgement.job is not None else []
+    return Subject(metadata, status, judgement.job, (*judgement.errors, *beyond))
 
 
 def owned_by(child: Body, job_uid: str) -> bool:

@@ -1,0 +1,79 @@
+"""Checkpoints: what is kept, and where a run begins."""
+
+from __future__ import annotations
+
+import pytest
+
+from rltrain_api.errors import ErrorCode
+from rltrain_api.rules import checkpoints
+from rule_cases import (
+    TRAINER,
+    Case,
+    check_every_rule_is_broken,
+    check_every_rule_is_documented,
+    check_failure,
+    check_remedy,
+)
+
+CASES = {
+    "no checkpoint kept": Case(
+        {f"{TRAINER}.max_ckpts_to_keep": 0},
+        f"{TRAINER}.max_ckpts_to_keep",
+        ErrorCode.OUT_OF_RANGE,
+        ("-1",),
+        {f"{TRAINER}.max_ckpts_to_keep": 3},
+    ),
+    "resume from nowhere": Case(
+        {f"{TRAINER}.resume_mode": "from_path"},
+        f"{TRAINER}.resume_path",
+        ErrorCode.REQUIRED,
+        ("global_step_N",),
+        {f"{TRAINER}.resume_path": "/checkpoints/other/global_step_40/"},
+    ),
+    "resume path that is no checkpoint": Case(
+        {f"{TRAINER}.resume_mode": "from_path", f"{TRAINER}.resume_path": "/checkpoints/job"},
+        f"{TRAINER}.resume_path",
+        ErrorCode.INVALID,
+        ("'/checkpoints/job'", "global_step_N"),
+        {f"{TRAINER}.resume_path": "/checkpoints/job/global_step_4"},
+    ),
+    "resume path without a step's number": Case(
+        {f"{TRAINER}.resume_mode": "from_path", f"{TRAINER}.resume_path": "/checkpoints/job/global_step_last"},
+        f"{TRAINER}.resume_path",
+        ErrorCode.INVALID,
+        ("N being a number",),
+        {f"{TRAINER}.resume_path": "/data/global_step_0"},
+    ),
+    "resume path that is not used": Case(
+        {f"{TRAINER}.resume_path": "/checkpoints/job/global_step_4"},
+        f"{TRAINER}.resume_path",
+        ErrorCode.CONFLICT,
+        ("ignored", "latest"),
+        {f"{TRAINER}.resume_mode": "from_path"},
+    ),
+    "resume path of a fresh run": Case(
+        {f"{TRAINER}.resume_path": "/checkpoints/job/global_step_4", f"{TRAINER}.resume_mode": None},
+        f"{TRAINER}.resume_path",
+        ErrorCode.CONFLICT,
+        ("resume_mode is null",),
+        {f"{TRAINER}.resume_path": None},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_broken(case: str) -> None:
+    check_failure(CASES[case])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_put_right(case: str) -> None:
+    check_remedy(CASES[case])
+
+
+def test_every_rule_is_broken() -> None:
+    check_every_rule_is_broken(checkpoints, CASES.values())
+
+
+def test_every_rule_is_documented() -> None:
+    check_every_rule_is_documented(checkpoints, CASES.values())
