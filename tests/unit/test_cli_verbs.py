@@ -334,7 +334,7 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
     )
     loaded = finished.stdout.partition("modules: ")[2].split()
     assert "rltrain_operator" in loaded
-    heavy = {"kubernetes", "matplotlib", "numpy", "yaml", "urllib3", "kopf", "torch", "ray", "aiohttp"}
+    heavy = {"kubernetes", "matplotlib", "numpy", "urllib3", "kopf", "torch", "ray", "aiohttp"}
     assert not heavy.intersection(loaded)
     if words == ["--help"]:
         assert "pydantic" not in loaded

@@ -19,6 +19,10 @@ EPILOG = f"`{PROGRAM} VERB --help` explains one verb. Jobs are ordinary objects:
 
 # verb -> (module with configure(parser) and run(arguments, screen), one line of help)
 VERBS = {
+    "validate": ("rltrain_operator.cli.validate", "say what is wrong with jobs in files, all of it at once"),
+    "plan": ("rltrain_operator.cli.plan", "show what a job needs and which objects would be made for it"),
+    "render": ("rltrain_operator.cli.render", "write a job as a SkyRL command, sbatch script, Modal app or RayJob"),
+    "env": ("rltrain_operator.cli.env", "show the environment of a job's pods and where each value comes from"),
     "watch": ("rltrain_operator.cli.watch", "follow a job to its end and say how it went"),
     "curve": ("rltrain_operator.cli.curve", "draw a job's reward and evaluation by step"),
 }
@@ -30,7 +34,9 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     A verb's own module is imported only when its name is among the words: the others cost nothing.
     """
     parser = argparse.ArgumentParser(
-        prog=PROGRAM, description="Follow reinforcement learning jobs (RLTrainingJob) on Kubernetes.", epilog=EPILOG
+        prog=PROGRAM,
+        description="Prepare and follow reinforcement learning jobs (RLTrainingJob) on Kubernetes.",
+        epilog=EPILOG,
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
     for name, (module, summary) in VERBS.items():
