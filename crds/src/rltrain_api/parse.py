@@ -17,17 +17,17 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from rltrain_api.errors import ErrorCode, FieldError
-from rltrain_api.job import (
+from rltrain_api.job import RLTrainingJob
+from rltrain_api.misplaced import place_of
+from rltrain_api.overrides import OverrideError, apply_overrides, flatten, parse_override
+from rltrain_api.spec.base import (
     DNS_LABEL_PATTERN,
     ENV_NAME_PATTERN,
     EXTENDED_RESOURCE_PATTERN,
     MOUNT_PATH_PATTERN,
     QUANTITY_PATTERN,
     SUBDOMAIN_PATTERN,
-    RLTrainingJob,
 )
-from rltrain_api.misplaced import place_of
-from rltrain_api.overrides import OverrideError, apply_overrides, flatten, parse_override
 
 _CONFIG_PATH = "spec.config"
 _SHOWN_VALUE_LENGTH = 80

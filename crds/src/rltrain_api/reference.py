@@ -21,7 +21,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from rltrain_api import names
-from rltrain_api.job import QUANTITY_PATTERN, Spec
+from rltrain_api.job import Spec
+from rltrain_api.spec.base import QUANTITY_PATTERN
 from rltrain_api.status import Status
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "api.md"

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
-from rltrain_api.job import Pool, RLTrainingJob
+from rltrain_api.job import RLTrainingJob
 from rltrain_api.quantity import parse_quantity
 from rltrain_api.rules.facts import Facts
+from rltrain_api.spec.pools import Pool
 
 # An engine whose tensor-parallel group is larger than any machine spans several; this is the common largest one.
 _LARGEST_MACHINE = 8

@@ -77,6 +77,7 @@ address=$(hostname --all-ip-addresses | tr ' ' '\\n' | grep -m 1 -E '^[0-9]+(\\.
 }}
 port=$((20000 + SLURM_JOB_ID % 10000)) # two jobs on one node must not share it
 export SRUN_CPUS_PER_TASK="${{SLURM_CPUS_PER_TASK}}" # steps do not inherit it
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT # Ray ends with the driver
 on_head=(srun --overlap --nodes=1 --ntasks=1 --nodelist="${{nodes[0]}}")
 "${{on_head[@]}}" ray start --head --node-ip-address="${{address}}" --port="${{port}}" \\
   {size} &

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from rltrain_api.env import refused_in_pods
 from rltrain_api.errors import ErrorCode, FieldError
-from rltrain_api.job import EnvVar
 from rltrain_api.rules.facts import Facts, Rule, in_config
 from rltrain_api.rules.wording import told
+from rltrain_api.spec.runtime import EnvVar
 
 
 def _variables(facts: Facts) -> list[tuple[str, Sequence[EnvVar]]]:

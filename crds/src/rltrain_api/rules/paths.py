@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 from rltrain_api.config import TrainerConfig
 from rltrain_api.errors import ErrorCode, FieldError
-from rltrain_api.job import Storage
 from rltrain_api.rules.facts import Facts, Rule, in_config
 from rltrain_api.rules.volumes import is_below
 from rltrain_api.rules.wording import told, written
+from rltrain_api.spec.storage import Storage
 
 _DATA_KINDS = (".parquet", ".json", ".jsonl")
 _OBJECT_STORES = ("s3://", "gs://", "gcs://")  # what SkyRL's file functions know

@@ -8,10 +8,10 @@ from decimal import Decimal
 from typing import Any
 
 from rltrain_api.errors import ErrorCode, FieldError
-from rltrain_api.job import Pool, Resources
 from rltrain_api.quantity import parse_quantity
 from rltrain_api.rules.facts import Facts, Rule
 from rltrain_api.rules.wording import written
+from rltrain_api.spec.pools import Pool, Resources
 
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _LABEL_KEY = re.compile(

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from rltrain_api.errors import ErrorCode, FieldError
-from rltrain_api.job import Storage, Volume
 from rltrain_api.quantity import parse_quantity
 from rltrain_api.rules.facts import Facts, Rule
+from rltrain_api.spec.storage import Storage, Volume
 
 _CHECKPOINTS = "spec.storage.checkpoints"
 # Volumes that every pod has besides `data`.

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rltrain_api.job import Resources
 from rltrain_api.rules.facts import Facts
+from rltrain_api.spec.pools import Resources
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,9 @@ from rltrain_api.env.presets import PRESETS
 from rltrain_api.env.refused import refused_in_pods
 from rltrain_api.env.secrecy import HIDDEN, shown
 from rltrain_api.env.variable import Variable
-from rltrain_api.job import EnvFrom, RLTrainingJob
+from rltrain_api.job import RLTrainingJob
 from rltrain_api.reading import UnusableInput
+from rltrain_api.spec.runtime import EnvFrom
 from rltrain_api.yaml_text import yaml_text
 from rltrain_operator.cli.errors import EXIT_FAILED, EXIT_OK, CommandError
 from rltrain_operator.cli.job_files import JudgedJob, read_job_file

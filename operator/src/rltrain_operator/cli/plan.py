@@ -10,13 +10,13 @@ import re
 from decimal import Decimal
 from pathlib import Path
 
-from rltrain_api.job import QUANTITY_PATTERN
 from rltrain_api.quantity import parse_quantity
 from rltrain_api.reading import UnusableInput
 from rltrain_api.rules.facts import Facts
 from rltrain_api.sizing.batches import plan_batches, plan_steps
 from rltrain_api.sizing.estimate import ModelSize, estimate_engine, estimate_trainers
 from rltrain_api.sizing.pools import plan_pools
+from rltrain_api.spec.base import QUANTITY_PATTERN
 from rltrain_operator.cli import plan_lines
 from rltrain_operator.cli.errors import EXIT_FAILED, EXIT_OK, CommandError
 from rltrain_operator.cli.job_files import JudgedJob, read_job_file

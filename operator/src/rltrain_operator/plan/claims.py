@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rltrain_api import names
-from rltrain_api.job import ClaimTemplate, RLTrainingJob
+from rltrain_api.job import RLTrainingJob
+from rltrain_api.spec.storage import ClaimTemplate
 from rltrain_operator.plan.metadata import Manifest, child_metadata
 
 CHECKPOINTS = "checkpoints"

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from rltrain_api import names
 from rltrain_api.env import pod_environment
-from rltrain_api.job import EnvVar, Pool, Resources, RLTrainingJob
+from rltrain_api.job import RLTrainingJob
 from rltrain_api.quantity import parse_quantity
+from rltrain_api.spec.pools import Pool, Resources
+from rltrain_api.spec.runtime import EnvVar
 from rltrain_operator.plan.claims import CHECKPOINTS, claim_in_use
 from rltrain_operator.plan.metadata import Manifest
 

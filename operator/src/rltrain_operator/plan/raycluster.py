@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from rltrain_api import names
-from rltrain_api.job import GPUPool, Pool, RLTrainingJob
+from rltrain_api.job import RLTrainingJob
+from rltrain_api.spec.pools import GPUPool, Pool
 from rltrain_operator.plan import pods
 from rltrain_operator.plan.metadata import Manifest, child_metadata, fingerprint, pod_labels
 

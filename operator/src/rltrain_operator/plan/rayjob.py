@@ -16,11 +16,12 @@ from collections.abc import Iterator
 
 from rltrain_api import names
 from rltrain_api.env import is_secret
-from rltrain_api.job import Resources, RLTrainingJob
+from rltrain_api.job import RLTrainingJob
 from rltrain_api.render import Rendered, notes_for_skyrl, overrides_for_skyrl
 from rltrain_api.render.machines import Machines, machines_for_skyrl
 from rltrain_api.render.upstream import ENTRYPOINT, RAY_VERSION, VERSION
 from rltrain_api.render.variables import Variables, secret_notes, variables_for_skyrl
+from rltrain_api.spec.pools import Resources
 from rltrain_api.yaml_text import yaml_text
 from rltrain_operator.plan import pods
 from rltrain_operator.plan.claims import plan_checkpoint_claim, plan_data_claims

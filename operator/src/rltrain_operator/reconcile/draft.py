@@ -8,7 +8,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from rltrain_api.job import FailurePolicy, Spec
+from rltrain_api.job import Spec
+from rltrain_api.spec.policies import FailurePolicy
 from rltrain_api.status import ConditionType, Failure, Phase, Status
 from rltrain_operator.rayjobs import RayJob
 from rltrain_operator.reconcile import reasons
