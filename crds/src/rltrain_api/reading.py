@@ -17,7 +17,7 @@ from typing import Any
 
 from rltrain_api.yaml_nodes import MAX_CHARACTERS, Node, UnusableInput, compose
 
-__all__ = ["MAX_BYTES", "STDIN", "SourceDocument", "UnusableInput", "parse_documents", "read_documents"]
+__all__ = ["MAX_BYTES", "STDIN", "SourceDocument", "UnusableInput", "parse_documents", "read_documents", "read_text"]
 
 STDIN = "-"
 MAX_BYTES = MAX_CHARACTERS
@@ -58,6 +58,16 @@ def read_documents(path: str) -> list[SourceDocument]:
     Raises:
         UnusableInput: nothing can be done with the file; the message names it.
     """
+    source, text = read_text(path)
+    return parse_documents(text, source)
+
+
+def read_text(path: str) -> tuple[str, str]:
+    """What to call a file (`-`: standard input) in messages, and its text.
+
+    Raises:
+        UnusableInput: it cannot be read, is too large for a manifest, or is no text; the message names it.
+    """
     source = "<stdin>" if path == STDIN else path
     try:
         content = sys.stdin.buffer.read(MAX_BYTES + 1) if path == STDIN else _file_content(Path(path))
@@ -65,7 +75,7 @@ def read_documents(path: str) -> list[SourceDocument]:
         raise UnusableInput(source, f"cannot be read: {error.strerror or error}") from error
     if len(content) > MAX_BYTES:
         raise UnusableInput(source, _too_large(f"more than {MAX_BYTES / 1024**2:.0f} MiB"))
-    return parse_documents(_decoded(content, source), source)
+    return source, _decoded(content, source)
 
 
 def parse_documents(text: str, source: str) -> list[SourceDocument]:

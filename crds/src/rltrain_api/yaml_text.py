@@ -1,6 +1,7 @@
 """Plain data as YAML text, for files that people read and every reader of YAML 1.1 or 1.2 reads alike.
 
-Block style with JSON's scalars: a JSON string is a YAML string in double quotes. There is no reader here.
+Block style. Words that every reader takes for text stay bare; all other scalars are JSON's, a JSON string being a YAML
+string in double quotes. There is no reader here (`rltrain_api.reading`).
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-# Keys that no YAML reader takes for anything but a string ("on" and "y" are booleans in YAML 1.1, hence two letters or
-# more and the list).
-_PLAIN_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_./-]+")
-_NOT_PLAIN = frozenset({"yes", "no", "on", "off", "true", "false", "null"})
+from rltrain_api.yaml_scalars import scalar_value
+
+# Text that begins like text and holds nothing that means something to a reader.
+_PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./@+-]*")
+# JSON escapes what is below U+0020 only.
+_NOT_PRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 def yaml_text(value: dict[str, Any]) -> str:
@@ -27,7 +30,7 @@ def yaml_text(value: dict[str, Any]) -> str:
 def _mapping(value: dict[str, Any], depth: int) -> Iterator[str]:
     indent = "  " * depth
     for key, entry in value.items():
-        yield from _entry(f"{indent}{_key(key)}:", entry, depth)
+        yield from _entry(f"{indent}{_scalar(key)}:", entry, depth)
 
 
 def _sequence(value: list[Any], depth: int) -> Iterator[str]:
@@ -52,14 +55,16 @@ def _entry(start: str, value: Any, depth: int) -> Iterator[str]:
         yield f"{start} {_scalar(value)}"
 
 
-def _key(key: str) -> str:
-    plain = _PLAIN_KEY.fullmatch(key) and key.lower() not in _NOT_PLAIN
-    return key if plain else json.dumps(key, ensure_ascii=False)
-
-
 def _scalar(value: Any) -> str:
     """A scalar or an empty collection; a float always has a dot, without which YAML 1.1 reads `1e-06` as a string."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and scalar_value(value) == value:
+        return value
+    text = _NOT_PRINTABLE.sub(_escaped, json.dumps(value, ensure_ascii=False, allow_nan=False))
     if isinstance(value, float) and "." not in text:
         text = text.replace("e", ".0e", 1)
     return text
+
+
+def _escaped(character: re.Match[str]) -> str:
+    """A character that YAML does not allow, or takes for the end of a line, as an escape of both JSON and YAML."""
+    return f"\\u{ord(character[0]):04x}"

@@ -21,6 +21,7 @@ EPILOG = f"`{PROGRAM} VERB --help` explains one verb. Jobs are ordinary objects:
 VERBS = {
     "validate": ("rltrain_operator.cli.validate", "say what is wrong with jobs in files, all of it at once"),
     "plan": ("rltrain_operator.cli.plan", "show what a job needs and which objects would be made for it"),
+    "convert": ("rltrain_operator.cli.convert", "make a job of a SkyRL launch script, overrides or configuration"),
     "render": ("rltrain_operator.cli.render", "write a job as a SkyRL command, sbatch script, Modal app or RayJob"),
     "env": ("rltrain_operator.cli.env", "show the environment of a job's pods and where each value comes from"),
     "watch": ("rltrain_operator.cli.watch", "follow a job to its end and say how it went"),
