@@ -40,6 +40,10 @@ in the ConfigMap that `status.resolvedConfig` names. Which values the builtin tr
 Numbers such as `1e-6` may be written as they are. A reader of YAML 1.1 takes them for text; kubectl does not, and
 `rltrain_api.reading`, which the command line uses, makes numbers of them. A program of yours that posts what
 another YAML reader gave it writes `1.0e-6`.
+
+A plain `kubectl apply` leaves out what is null before it sends a job; `kubectl create`, `kubectl apply --server-side`
+and Helm do not. Where null means something else than unset (`generator.sampling_params.logprobs`), an entry of
+`spec.overrides`, such as `generator.sampling_params.logprobs=null`, says it through every door.
 """
 
 # Bounds as people write them, by the name of the constraint.
