@@ -9,24 +9,10 @@ from pathlib import Path
 import pytest
 
 from rltrain_api import names
-from rltrain_e2e import INSIDE, NAMESPACE, Jobs, Object, condition, quickstart, step
+from rltrain_e2e import INSIDE, NAMESPACE, Jobs, Object, condition, quickstart, short_job, step
 
 NAME = "short"
 CHECKPOINT_EVERY = 3
-
-
-def short_job() -> Object:
-    """The quickstart without its initializer and evaluations, and with checkpoints close together."""
-    job = quickstart()
-    job["metadata"]["name"] = NAME
-    storage, trainer = job["spec"]["storage"], job["spec"]["config"]["trainer"]
-    storage["initializers"] = []
-    for volume in storage["data"]:
-        volume.pop("claimTemplate")
-        volume["claimName"] = names.claim_name("quickstart", volume["name"])
-    trainer.update(ckpt_interval=CHECKPOINT_EVERY, eval_before_train=False, eval_interval=-1, epochs=50)
-    trainer["ckpt_path"] = "/checkpoints/short"
-    return job
 
 
 # Ray runs the entry point in a shell; the Python process below it is the driver. This script's own command line holds
@@ -45,7 +31,7 @@ for entry in pathlib.Path("/proc").iterdir():
 @pytest.fixture(scope="module")
 def running(jobs: Jobs) -> Object:
     """The short job after its first checkpoint."""
-    jobs.apply(short_job())
+    jobs.apply(short_job(NAME, checkpoint_every=CHECKPOINT_EVERY))
     return jobs.wait_for(
         NAME,
         lambda job: (job.get("status", {}).get("checkpoint") or {}).get("latestStep", 0) >= CHECKPOINT_EVERY,

@@ -154,7 +154,7 @@ def test_columns(namespace: str, stored: str) -> None:
     narrow = run("get", "rltj", "--namespace", namespace).splitlines()
     wide = run("get", "rltj", "--namespace", namespace, "--output=wide").splitlines()
     assert narrow[0].split() == ["NAME", "PHASE", "STEP", "PROGRESS", "REWARD", "ENGINES", "AGE"]
-    assert wide[0].split() == [*narrow[0].split(), "ETA", "ATTEMPT", "CLUSTER"]
+    assert wide[0].split() == [*narrow[0].split(), "ETA", "GOODPUT", "GPU-SECONDS", "ATTEMPT", "CLUSTER"]
     assert [line.split()[0] for line in narrow[1:]] == [stored]
 
 
@@ -186,6 +186,7 @@ STATUS: Document = {
             "lastTransitionTime": TIME,
         }
     ],
+    "initializers": [{"name": "data", "state": "Complete", "attempts": 1, "message": ""}],
     "attempt": 2,
     "submissionId": "job-5c2b6f1e-2",
     "startTime": TIME,

@@ -170,6 +170,27 @@ CEL: dict[str, Rule] = {
         "set exactly one of secretRef and configMapRef",
         "spec.runtime.envFrom[0]",
     ),
+    "a claim of somebody else's to be deleted": (
+        QUICKSTART,
+        {"spec.storage.checkpoints": {"claimName": "runs", "deletePolicy": "Delete"}},
+        {"spec.storage.checkpoints.deletePolicy": "Retain"},
+        "deletePolicy Delete needs claimTemplate",
+        "spec.storage.checkpoints.deletePolicy",
+    ),
+    "an initializer that does two things": (
+        QUICKSTART,
+        {"spec.storage.initializers.0.dataset": {"from": "https://data.example.com/train.jsonl", "to": "/data/set"}},
+        {"spec.storage.initializers.0.dataset": DELETED},
+        "set exactly one of command, dataset, model and script",
+        "spec.storage.initializers[0]",
+    ),
+    "an initializer that does nothing": (
+        QUICKSTART,
+        {"spec.storage.initializers.0.command": DELETED},
+        {"spec.storage.initializers.0.script": {"configMap": "prepare", "key": "prepare.py"}},
+        "set exactly one of command, dataset, model and script",
+        "spec.storage.initializers[0]",
+    ),
 }
 
 
@@ -191,6 +212,7 @@ def test_both_accept_what_keeps_it(case: str, namespace: str) -> None:
 
 # Path -> (another value, words that the refusal must hold: each says the way round).
 IMMUTABLE: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "spec.managedBy": ("example.com/other", ("managedBy cannot be changed", "create another RLTrainingJob")),
     "spec.runtime.trainer": ("skyrl", ("runtime.trainer cannot be changed", "create another RLTrainingJob")),
     "spec.storage.checkpoints.mountPath": (
         "/elsewhere",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 
 from rltrain_api import names
 from rltrain_api.wire import (
+    CheckpointRequest,
     CheckpointStatus,
     DriverPhase,
     DriverStatus,
@@ -29,6 +31,7 @@ from rltrain_api.wire import (
     EngineStatus,
     History,
     HistoryPoint,
+    RunDocument,
     StopRequest,
 )
 from rltrain_operator.cache import WATCHED_CHILDREN, Cache
@@ -74,13 +77,21 @@ class ProcessDied(BaseException):
 class Faults:
     """What goes wrong with the next calls, in order; when the list is used up, nothing does."""
 
-    def __init__(self, planned: list[str]) -> None:
+    def __init__(self, planned: list[str], *, fatal_write: int | None = None) -> None:
         self._planned = list(planned)
+        self._fatal_write = fatal_write
         self.asked = 0
+        self.writes = 0
 
     def next(self) -> str:
         self.asked += 1
         return self._planned.pop(0) if self._planned else "fine"
+
+    def next_write(self) -> str:
+        """As `next`, of a call that changes something; after the one with the fatal number the process dies."""
+        self.writes += 1
+        fault = self.next()
+        return "died after" if self.writes - 1 == self._fatal_write else fault
 
     def before(self, fault: str, error: Exception) -> None:
         if fault == "refused":
@@ -108,7 +119,12 @@ class Driver:
     phase: DriverPhase = DriverPhase.STARTING
     state: RayJobState = RayJobState.RUNNING
     step: int = 0
-    stop_requested: bool = False
+    config: Body = field(default_factory=dict)
+    stop_wanted: bool = False
+    dismissed: bool = False
+    lingers: int = 3
+    open_request: str | None = None
+    saved_request: str | None = None
 
 
 @dataclass
@@ -128,6 +144,10 @@ class World:
     newest_checkpoint: int = 0
     head_restarts: int = 0
     head_address: str | None = None
+    steps: int = STEPS
+    answered: Counter[str] = field(default_factory=Counter)
+    leaving: list[str] = field(default_factory=list)
+    drivers_of_old_clusters: dict[str, Driver] = field(default_factory=dict)
 
     # -- the API server
 
@@ -153,10 +173,12 @@ class World:
 
     async def create(self, manifest: Body) -> Body:
         resource, name = resource_of(manifest), manifest["metadata"]["name"]
-        fault = self.faults.next()
+        fault = self.faults.next_write()
         self.faults.before(fault, TooManyRequestsError(429, "busy", retry_after=1))
         if (resource.plural, name) in self.objects:
             raise AlreadyExistsError(409, f"{name} exists")
+        if resource is RAY_CLUSTERS:
+            assert not [key for key in self.objects if key[0] == PODS.plural], "KubeRay would take them for its own"
         self.writes += 1
         self.created[(resource.plural, name)] += 1
         body = copy.deepcopy(manifest)
@@ -169,7 +191,7 @@ class World:
     async def apply(self, manifest: Body, *, field_manager: str, subresource: str | None = None) -> Body:
         assert field_manager == names.FIELD_MANAGER
         resource, metadata = resource_of(manifest), manifest["metadata"]
-        fault = self.faults.next()
+        fault = self.faults.next_write()
         self.faults.before(fault, ConflictError(409, "changed"))
         live = self.objects.get((resource.plural, metadata["name"]))
         if live is None:
@@ -190,7 +212,7 @@ class World:
         return result
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
-        fault = self.faults.next()
+        fault = self.faults.next_write()
         self.faults.before(fault, UnavailableError(500, "etcd"))
         live = self.objects.get((resource.plural, name))
         if live is None:
@@ -198,15 +220,20 @@ class World:
         assert live["metadata"]["uid"] == uid, "the operator deletes only what it decided about"
         self.writes += 1
         self._remove(resource, name)
-        for pod in [key[1] for key in self.objects if key[0] == PODS.plural]:
-            self._remove(PODS, pod)
+        self.leaving = [key[1] for key in self.objects if key[0] == PODS.plural]  # they take their time
         self.head_address = None
+        for driver in self.drivers.values():
+            driver.state = RayJobState.STOPPED if driver.state is RayJobState.RUNNING else driver.state
+        self.drivers_of_old_clusters.update(self.drivers)
         self.faults.after(fault, UnavailableError(0, "timeout"))
 
     def _check_status(self, old: Body, new: Body) -> None:
         """What must hold between any two statuses of one job."""
         assert new["attempt"] >= old.get("attempt", 0), "attempts only count up"
         assert new["attempt"] <= old.get("attempt", 0) + 1, "no attempt is skipped"
+        if new.get("phase") == "Suspended":
+            left = [key for key in self.objects if key[0] in (RAY_CLUSTERS.plural, PODS.plural)]
+            assert not left, "a suspended job has given everything back"
         if "progress" in new and "step" in new["progress"]:
             shown = new.get("checkpoint", {}).get("latestStep", 0)
             assert new["progress"]["step"] >= shown, "the step never falls below the newest checkpoint"
@@ -214,6 +241,8 @@ class World:
     # -- controllers of the cluster, one step each
 
     def run_controllers(self) -> None:
+        while self.leaving:
+            self._remove(PODS, self.leaving.pop())
         for (plural, name), body in list(self.objects.items()):
             if plural == BATCH_JOBS.plural:
                 self._run_batch_job(name, body)
@@ -249,17 +278,33 @@ class World:
             return
         if driver.phase is DriverPhase.STARTING:
             driver.phase, driver.step = DriverPhase.TRAINING, driver.first_step
+        elif driver.phase is DriverPhase.TRAINING and driver.stop_wanted:
+            self.newest_checkpoint = max(self.newest_checkpoint, driver.step)
+            self._answer(driver)
+            driver.phase = DriverPhase.STOPPED
+        elif driver.phase is DriverPhase.STOPPED:
+            driver.lingers -= 1
+            if driver.dismissed or not driver.lingers:
+                driver.state = RayJobState.FAILED  # exit code 3
         elif driver.phase is DriverPhase.TRAINING:
             if driver.failure is not None and driver.step >= driver.failure[0]:
                 self._fail_driver(driver, driver.failure[1])
                 return
             driver.step += 1
+            if driver.open_request is not None:
+                self.newest_checkpoint = max(self.newest_checkpoint, driver.step)
+                self._answer(driver)
             if driver.step % CHECKPOINT_EVERY == 0:
                 self.newest_checkpoint = max(self.newest_checkpoint, driver.step)
-            if driver.step >= STEPS:
+            if driver.step >= self.steps:
                 driver.phase = DriverPhase.FINISHED
-        elif driver.stop_requested and driver.phase is DriverPhase.FINISHED:
+        elif driver.dismissed and driver.phase is DriverPhase.FINISHED:
             driver.state = RayJobState.SUCCEEDED
+
+    def _answer(self, driver: Driver) -> None:
+        if driver.open_request is not None:
+            self.answered[driver.open_request] += 1
+            driver.saved_request, driver.open_request = driver.open_request, None
 
     def _fail_driver(self, driver: Driver, how: str) -> None:
         if how == "exits":
@@ -269,8 +314,10 @@ class World:
 
     # -- Ray's Jobs API
 
-    async def submit(self, host: str, token: str, submission_id: str, env_vars: dict[str, str]) -> None:
-        fault = self.faults.next()
+    async def submit(
+        self, host: str, token: str, submission_id: str, entrypoint: str, env_vars: dict[str, str]
+    ) -> None:
+        fault = self.faults.next_write()
         self.faults.before(fault, RayUnavailableError("timeout"))
         assert host == self.head_address, "an old address of the head is never used for a submission"
         running = [d for d in self.drivers.values() if d.state is RayJobState.RUNNING]
@@ -278,20 +325,25 @@ class World:
             assert not running, "two drivers never run at once"
             attempt = int(submission_id.rsplit("-", 1)[1])
             failure = self.failures[attempt - 1] if attempt <= len(self.failures) else None
-            self.drivers[submission_id] = Driver(attempt, self.newest_checkpoint, failure)
+            config = RunDocument.model_validate_json(env_vars[names.RUN_ENV]).config
+            self.drivers[submission_id] = Driver(attempt, self.newest_checkpoint, failure, config=config)
             self.submissions[submission_id] += 1
         self.faults.after(fault, RayUnavailableError("no answer"))
 
     async def status(self, host: str, token: str, submission_id: str) -> RayJob | None:
         self.faults.before(self.faults.next(), RayUnavailableError("timeout"))
         driver = self.drivers.get(submission_id)
-        return RayJob(driver.state) if driver else None
+        known = driver is not None and submission_id not in self.drivers_of_old_clusters
+        return RayJob(driver.state) if driver is not None and known else None
 
     async def stop(self, host: str, token: str, submission_id: str) -> None:
-        self.faults.before(self.faults.next(), RayUnavailableError("timeout"))
+        self.faults.before(self.faults.next_write(), RayUnavailableError("timeout"))
         driver = self.drivers.get(submission_id)
         if driver is not None and driver.state is RayJobState.RUNNING:
             driver.state = RayJobState.STOPPED
+
+    async def log(self, host: str, token: str, submission_id: str, node: str, lines: int) -> str:
+        return "the end of the log"
 
 
 @dataclass
@@ -317,8 +369,9 @@ class DriverDoor:
             phase=driver.phase,
             attempt=driver.attempt,
             step=driver.step,
-            total_steps=STEPS,
+            total_steps=self.world.steps,
             engines=[EngineStatus(name="engine-0", state=EngineState.SERVING)],
+            saved_request=driver.saved_request,
             checkpoint=checkpoint,
             updated=self.world.now,
         )
@@ -326,8 +379,15 @@ class DriverDoor:
     async def history(self, host: str, token: str) -> History:
         return History(points=[HistoryPoint(step=step) for step in range(self._driver().step + 1)])
 
+    async def checkpoint(self, host: str, token: str, request: CheckpointRequest) -> None:
+        driver = self._driver()
+        if request.request != driver.saved_request:
+            driver.open_request = request.request
+
     async def stop(self, host: str, token: str, request: StopRequest) -> None:
-        self._driver().stop_requested = True
+        driver = self._driver()
+        driver.stop_wanted |= request.checkpoint
+        driver.dismissed |= not request.checkpoint
 
 
 class Operator:
@@ -384,8 +444,12 @@ def new_world(faults: list[str], failures: list[tuple[int, str]]) -> World:
     return world
 
 
-async def play(world: World, script: list[str]) -> Operator:
-    """Follow the script, then let everything settle in order."""
+Agenda = list[tuple[Callable[[World], bool], str]]
+
+
+async def play(world: World, script: list[str], agenda: Agenda | None = None) -> Operator:
+    """Follow the script, then let everything settle in order, with each point of the agenda as soon as it is time."""
+    agenda = list(agenda or [])
     operator = predecessor = Operator(world)
     for move in script:
         try:
@@ -408,6 +472,8 @@ async def play(world: World, script: list[str]) -> Operator:
             world.events.clear()
         world.run_controllers()
         world.now += timedelta(seconds=1)
+        if agenda and agenda[0][0](world):
+            wish_for(world, agenda.pop(0)[1])
         over = status_of(world).get("completionTime") and (RAY_CLUSTERS.plural, JOB) not in world.objects
         if over and not world.events:
             break
@@ -431,7 +497,31 @@ async def make_move(world: World, operator: Operator, move: str) -> Operator:
         case "restart":
             world.events.clear()
             return Operator(world)
+        case "suspend" | "resume" | "edit config" | "edit pods" | "ask for a restart" | "ask for a checkpoint":
+            wish_for(world, move)
     return operator
+
+
+def wish_for(world: World, wish: str) -> None:
+    """What a person does to the job; every wish of its kind is a new one."""
+    body = copy.deepcopy(world.objects[(RL_TRAINING_JOBS.plural, JOB)])
+    spec, metadata = body["spec"], body["metadata"]
+    before, number = copy.deepcopy(spec), world.version
+    match wish:
+        case "suspend":
+            spec["suspend"] = True
+        case "resume":
+            spec["suspend"] = False
+        case "edit config":
+            spec["config"]["trainer"]["policy"]["optimizer_config"]["lr"] = 1e-6 * number
+        case "edit pods":
+            spec["runtime"]["image"] = f"trainer:{number}"
+        case "ask for a restart":
+            metadata.setdefault("annotations", {})[names.RESTART_REQUEST_ANNOTATION] = str(number)
+        case "ask for a checkpoint":
+            metadata.setdefault("annotations", {})[names.CHECKPOINT_REQUEST_ANNOTATION] = str(number)
+    metadata["generation"] += spec != before
+    world._store(RL_TRAINING_JOBS, body)
 
 
 def status_of(world: World) -> Body:
@@ -451,6 +541,7 @@ CHILDREN = {
     ("persistentvolumeclaims", f"{JOB}-checkpoints"),
     ("persistentvolumeclaims", f"{JOB}-data"),
     ("jobs", f"{JOB}-init-arithmetic"),
+    ("poddisruptionbudgets", JOB),
     ("rayclusters", JOB),
 }
 
@@ -527,6 +618,87 @@ def assert_idle(world: World, operator: Operator) -> None:
 
     asyncio.run(look())
     assert world.writes == before
+
+
+def trains(world: World, attempt: int) -> bool:
+    status = status_of(world)
+    return status.get("attempt") == attempt and status["phase"] == "Running"
+
+
+def is_suspended(world: World) -> bool:
+    return status_of(world).get("phase") == "Suspended"
+
+
+LIFE: Agenda = [
+    (lambda world: trains(world, 1), "ask for a checkpoint"),
+    (lambda world: bool(world.answered) and trains(world, 1), "suspend"),
+    (is_suspended, "resume"),
+    (lambda world: trains(world, 2), "edit config"),
+    (lambda world: trains(world, 3), "edit pods"),
+    (lambda world: trains(world, 4), "ask for a restart"),
+]
+
+
+LONG = 20
+SHARES = 8
+
+
+def play_life(fatal_write: int | None = None) -> World:
+    world = new_world([], [])
+    world.steps = LONG
+    world.faults = Faults([], fatal_write=fatal_write)
+    asyncio.run(play(world, [], LIFE))
+    return world
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_every_wish_comes_true_also_when_the_operator_dies_after_any_write(share: int) -> None:
+    """Suspended, resumed, edited twice, started anew: five attempts on three clusters, and not one step done twice."""
+    reference = play_life()
+    assert reference.faults.writes > 40
+    for fatal in (None, *range(share, reference.faults.writes, SHARES)):
+        world = play_life(fatal)
+        status = status_of(world)
+        assert (status["phase"], status["attempt"], status["progress"]["step"]) == ("Succeeded", 5, LONG), fatal
+        assert list(world.submissions.values()) == [1] * 5
+        assert "lastFailure" not in status
+        assert status.get("failures", 0) == 0
+        assert list(world.answered.values()) == [1], "a checkpoint that was asked for is saved once"
+        ends = [driver.step for driver in world.drivers.values()]
+        begins = [driver.first_step for driver in world.drivers.values()]
+        assert begins == [0, *ends[:-1]], "each attempt goes on at the step where the one before was stopped"
+        made = {key: count for key, count in world.created.items() if key[0] != "events"}
+        records = {("configmaps", f"{JOB}-config-{generation}"): 1 for generation in (1, 3, 4, 5)}
+        assert made == dict.fromkeys(CHILDREN, 1) | records | {("rayclusters", JOB): 3}
+
+
+wishes = st.sampled_from(["suspend", "resume", "edit config", "edit pods", "ask for a restart", "ask for a checkpoint"])
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    script=st.lists(st.one_of(moves, moves, wishes), max_size=150),
+    planned=st.lists(faults, max_size=60),
+    failures=driver_failures,
+)
+def test_every_history_with_wishes_ends_as_last_wished(
+    script: list[str], planned: list[str], failures: list[tuple[int, str]]
+) -> None:
+    world = new_world(planned, failures)
+    operator = asyncio.run(play(world, [*script, "resume"]))
+    status, job = status_of(world), world.objects[(RL_TRAINING_JOBS.plural, JOB)]
+    assert (status["phase"], status["progress"]["step"]) == ("Succeeded", STEPS)
+    numbers = [driver.attempt for driver in world.drivers.values()]
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] == status["attempt"]
+    assert set(world.submissions.values()) == {1}
+    assert (RAY_CLUSTERS.plural, JOB) not in world.objects
+    once = {key for key in world.created if key[0] not in ("events", "rayclusters")}
+    assert {world.created[key] for key in once} == {1}
+    wanted = job["spec"]["config"]["trainer"]["policy"]["optimizer_config"]["lr"]
+    ran = list(world.drivers.values())[-1].config["trainer"]["policy"]["optimizer_config"]["lr"]
+    assert ran == wanted or condition(status, "Reconciling")["reason"] == "EditNotApplied"
+    assert_idle(world, operator)
 
 
 ENDLESS = {

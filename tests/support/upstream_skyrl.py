@@ -53,12 +53,12 @@ def refusal(overrides: Sequence[str], environment: Mapping[str, str] | None = No
         environment: The variables that it sees, all of them.
     """
     variables = environment or {}
-    checks = _checks()
+    module = checks()
     # A switch that upstream reads once, where it is imported.
-    switch = patch.object(checks, "_SKYRL_USE_NEW_INFERENCE", variables.get("_SKYRL_USE_NEW_INFERENCE") == "1")
+    switch = patch.object(module, "_SKYRL_USE_NEW_INFERENCE", variables.get("_SKYRL_USE_NEW_INFERENCE") == "1")
     with patch.dict("os.environ", variables, clear=True), switch:
         try:
-            checks.validate_cfg(_config(overrides))
+            module.validate_cfg(_config(overrides))
         except (AssertionError, ValueError, NotImplementedError, ZeroDivisionError) as error:
             return f"{type(error).__name__}: {error}"
     return None
@@ -112,7 +112,8 @@ def _config(overrides: Sequence[str]) -> Any:
     return importlib.import_module("skyrl.train.config.config").SkyRLTrainConfig.from_cli_overrides(list(overrides))
 
 
-def _checks() -> types.ModuleType:
+def checks() -> types.ModuleType:
+    """Upstream's module of checks, timers and logging, importable here."""
     placement = importlib.import_module("ray.util.placement_group")
     scheduling = importlib.import_module("ray.util.scheduling_strategies")
     vars(placement).setdefault("PlacementGroupSchedulingStrategy", scheduling.PlacementGroupSchedulingStrategy)

@@ -69,7 +69,13 @@ def test_columns() -> None:
         "Engines",
         "Age",
     ]
-    assert [name for name, priority in columns.items() if priority == 1] == ["ETA", "Attempt", "Cluster"]
+    assert [name for name, priority in columns.items() if priority == 1] == [
+        "ETA",
+        "Goodput",
+        "GPU-seconds",
+        "Attempt",
+        "Cluster",
+    ]
 
 
 def test_every_path_outside_the_schema_exists_in_it() -> None:

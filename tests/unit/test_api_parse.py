@@ -225,9 +225,9 @@ ERRORS: dict[str, tuple[dict[str, Any], str, ErrorCode, tuple[str, ...]]] = {
         ("map of fields",),
     ),
     "another kind": (changed("kind", "RayJob"), "kind", ErrorCode.INVALID, ("'RLTrainingJob'", "got 'RayJob'")),
-    "initializer without a command": (
-        without("spec.storage.initializers.0.command"),
-        "spec.storage.initializers[0].command",
+    "initializer without a name": (
+        without("spec.storage.initializers.0.name"),
+        "spec.storage.initializers[0].name",
         ErrorCode.REQUIRED,
         ("add it",),
     ),

@@ -110,11 +110,14 @@ OPERATOR_RIGHTS = {
     ("rltrain.io", "rltrainingjobs/status"): {"patch"},
     ("rltrain.io", "rltrainingjobs/finalizers"): {"update"},
     ("ray.io", "rayclusters"): READ | {"create", "delete"},
+    ("kueue.x-k8s.io", "workloads"): {"list", "watch"},
     ("batch", "jobs"): READ | {"create"},
     ("", "persistentvolumeclaims"): READ | {"create"},
     ("", "configmaps"): {"get", "create", "patch"},
     ("", "secrets"): {"create"},
     ("", "pods"): {"list", "watch"},
+    ("", "nodes"): {"list"},
+    ("policy", "poddisruptionbudgets"): {"get", "create", "patch"},
     ("", "events"): {"create"},
 }
 

@@ -84,6 +84,7 @@ def test_pools_batches_and_objects_of_the_quickstart(capsys: pytest.CaptureFixtu
         ["Secret", "quickstart-tokens"],
         ["ConfigMap", "quickstart-config-1"],
         ["Job", "quickstart-init-arithmetic"],
+        ["PodDisruptionBudget", "quickstart"],
         ["RayCluster", "quickstart"],
         ["ConfigMap", "quickstart-history"],
     ]
@@ -143,17 +144,24 @@ def test_steps_from_rows(capsys: pytest.CaptureFixture[str]) -> None:
     assert sections(text)["Steps"][1] == "  no step at all: lower train_batch_size to 31 or less"
 
 
-def test_a_job_that_this_release_does_not_carry_out_gets_no_objects(
-    model: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_engines_on_the_trainer_s_gpus_have_no_pods(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(EXAMPLES / "backends" / "vllm-colocated.yaml")
     code, text = run(capsys, path, "--model-config", model, "--gpu-memory", "80Gi")
     found = sections(text)
     assert code == 0
-    assert "note: spec.runtime.trainer" in text
-    assert found["Objects that would be made"] == ["  none: see the note above"]
     assert [row[0] for row in words_of(found["Pools"])] == ["pool", "head", "trainer", "in"]
     assert "on the GPUs that train: engines sleep" in found["Memory of a GPU that generates"][-1]
+    assert ["RayCluster", "vllm-colocated", "1", "head,", "1", "trainer"] in words_of(
+        found["Objects that would be made"]
+    )
+
+
+def test_a_job_that_this_release_does_not_carry_out_gets_no_objects(capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(EXAMPLES / "backends" / "fully-async.yaml")
+    code, text = run(capsys, path)
+    assert code == 0
+    assert "note: spec.config.trainer.fully_async" in text
+    assert sections(text)["Objects that would be made"] == ["  none: see the note above"]
     code, text = run(capsys, path, "-o", "yaml")
     assert code == 0
     assert all(line.startswith("# ") for line in text.splitlines())
@@ -184,6 +192,7 @@ def test_yaml_is_the_same_each_time_and_what_kubectl_reads(capsys: pytest.Captur
         "Secret",
         "ConfigMap",
         "Job",
+        "PodDisruptionBudget",
         "RayCluster",
         "ConfigMap",
     ]

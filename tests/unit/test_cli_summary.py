@@ -59,6 +59,20 @@ SUMMARIES: dict[str, tuple[list[str], list[str]]] = {
             "    train           30s   14%  ███",
         ],
     ),
+    "complete, with what it used": (
+        closing(
+            None,
+            conditions=COMPLETE["conditions"],
+            accounting={
+                "gpuSeconds": 9000,
+                "clusterSeconds": 250,
+                "usefulSeconds": 200,
+                "goodput": 0.8,
+                "updated": "2026-05-01T12:03:40Z",
+            },
+        ),
+        ["quickstart: Complete after 1h01m", "  used        2.50 GPU-hours, goodput 80%"],
+    ),
     "complete, nothing but the condition": (
         closing(None, conditions=COMPLETE["conditions"]),
         ["quickstart: Complete after 1h01m"],

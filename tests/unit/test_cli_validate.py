@@ -237,15 +237,13 @@ def test_what_the_api_server_answers_is_valid_too(tmp_path: Path, capsys: pytest
     assert run(capsys, path) == (0, ["all 2 jobs are valid"])
 
 
-def test_notes_are_about_what_this_release_will_not_carry_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = changed(("  runtime:\n", "  queueName: research\n  runtime:\n"))
-    path = write(tmp_path, text)
-    code, lines = run(capsys, path)
+def test_notes_are_about_what_this_release_will_not_carry_out(capsys: pytest.CaptureFixture[str]) -> None:
+    path = EXAMPLES / "backends" / "fully-async.yaml"
+    code, lines = run(capsys, str(path))
     assert code == 0
-    assert lines[0].startswith(f"{path}:{line_of(text, 'queueName')}: note: spec.queueName: is research")
-    assert lines[1:] == ["", "quickstart is valid"]
+    number = line_of(path.read_text(encoding="utf-8"), "fully_async:")
+    assert lines[0].startswith(f"{path}:{number}: note: spec.config.trainer.fully_async: asks for fully asynchronous")
+    assert lines[1:] == ["", "fully-async is valid"]
 
 
 def test_json_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

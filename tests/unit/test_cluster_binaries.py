@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from rltrain_cluster import binaries, settings
-from rltrain_cluster.binaries import MODULES, PROGRAMS, build_command, cache_key, parse_go_version
+from rltrain_cluster.binaries import (
+    KUEUE_PROGRAMS,
+    MODULES,
+    PROGRAMS,
+    Program,
+    build_command,
+    cache_key,
+    parse_go_version,
+)
+
+ONE = (Program("one", "one", "./cmd"), Program("other", "one", "./other"))
 
 
 def make_modules(root: Path) -> Path:
@@ -19,7 +29,7 @@ def make_modules(root: Path) -> Path:
 
 
 def test_same_sources_same_key(tmp_path: Path) -> None:
-    assert cache_key(make_modules(tmp_path / "a"), "go1") == cache_key(make_modules(tmp_path / "b"), "go1")
+    assert cache_key(make_modules(tmp_path / "a"), ONE, "go1") == cache_key(make_modules(tmp_path / "b"), ONE, "go1")
 
 
 CHANGES = {
@@ -34,24 +44,31 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES, ids=list(CHANGES))
 def test_every_change_changes_the_key(tmp_path: Path, change: str) -> None:
     modules = make_modules(tmp_path)
-    before = cache_key(modules, "go1")
+    before = cache_key(modules, ONE, "go1")
     CHANGES[change](modules)
-    assert cache_key(modules, "go1") != before
+    assert cache_key(modules, ONE, "go1") != before
 
 
-def test_compiler_and_stamps_change_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiler_and_stamps_change_the_key(tmp_path: Path) -> None:
     modules = make_modules(tmp_path)
-    before = cache_key(modules, "go1")
-    assert cache_key(modules, "go2") != before
-    monkeypatch.setattr(binaries, "PROGRAMS", PROGRAMS[1:])
-    assert cache_key(modules, "go1") != before
+    before = cache_key(modules, ONE, "go1")
+    assert cache_key(modules, ONE, "go2") != before
+    assert cache_key(modules, ONE[1:], "go1") != before
+
+
+def test_another_module_is_another_s_business(tmp_path: Path) -> None:
+    modules = make_modules(tmp_path)
+    before = cache_key(modules, ONE, "go1")
+    (modules / "two").mkdir()
+    (modules / "two" / "go.mod").write_text("module two\n")
+    assert cache_key(modules, ONE, "go1") == before
 
 
 def test_what_is_no_source_changes_nothing(tmp_path: Path) -> None:
     modules = make_modules(tmp_path)
-    before = cache_key(modules, "go1")
+    before = cache_key(modules, ONE, "go1")
     (modules / "README.md").write_text("text\n")
-    assert cache_key(modules, "go1") == before
+    assert cache_key(modules, ONE, "go1") == before
 
 
 def test_stamps_reach_the_linker() -> None:
@@ -63,7 +80,7 @@ def test_stamps_reach_the_linker() -> None:
 
 
 def test_every_program_has_its_source() -> None:
-    own = [program for program in PROGRAMS if program.package.startswith("./")]
+    own = [program for program in (*PROGRAMS, *KUEUE_PROGRAMS) if program.package.startswith("./")]
     assert [
         program.name for program in own if not (MODULES / program.module / program.package / "main.go").exists()
     ] == []
@@ -75,6 +92,9 @@ def test_stamped_versions_are_those_of_the_modules() -> None:
     assert f"helm.sh/helm/v3 v{settings.HELM_VERSION}" in kubernetes
     kuberay = (MODULES / "kuberay" / "go.mod").read_text()
     assert f"{binaries.KUBERAY_MODULE} v{settings.KUBERAY_VERSION}" in kuberay
+    kueue = (MODULES / "kueue" / "go.mod").read_text()
+    assert f"{binaries.KUEUE_MODULE} v{settings.KUEUE_VERSION}" in kueue
+    assert f"{binaries.KUBERAY_MODULE} v{settings.KUBERAY_VERSION}" in kueue, "both must speak of one RayCluster"
 
 
 VERSIONS = {

@@ -12,13 +12,15 @@ import pytest
 from rltrain_api import names
 from rltrain_api.job import ObjectMeta
 from rltrain_api.status import Condition, ConditionType, Failure, Progress, Status
+from rltrain_api.wire import DriverPhase, DriverStatus, History
 from rltrain_operator.cache import Cache
 from rltrain_operator.events import EventRecorder, Note, notes
 from rltrain_operator.kube import AlreadyExistsError, Body, ForbiddenError, NotFoundError, Resource
 from rltrain_operator.kube.resources import BATCH_JOBS, PODS, RAY_CLUSTERS, RL_TRAINING_JOBS
+from rltrain_operator.rayjobs import RayJob, RayJobState
 from rltrain_operator.reconcile.coalesce import write_due
-from rltrain_operator.reconcile.observe import view_cluster, view_initializers, view_subject
-from rltrain_operator.reconcile.state import InitializerState
+from rltrain_operator.reconcile.observe import Poller, view_cluster, view_initializers, view_leftovers, view_subject
+from rltrain_operator.reconcile.state import InitializerState, PodEnd, Subject
 from rltrain_operator.resync import resync
 from rltrain_operator.tokens import TokenIssuer
 
@@ -256,6 +258,96 @@ def test_initializers(status: Body, own_pod: Body | None, expected: tuple[Initia
     assert view_initializers(cache, KEY, "another-job") == {}
 
 
+def ended(code: int, reason: str, at: str) -> Body:
+    return {"terminated": {"exitCode": code, "reason": reason, "finishedAt": at}}
+
+
+def test_ends_of_pods_are_seen_good_ones_left_out() -> None:
+    worker = pod(
+        "w",
+        names.ROLE_TRAINER,
+        containerStatuses=[
+            {"name": "ray", "state": {"running": {}}, "lastState": ended(137, "OOMKilled", "2026-01-01T00:00:00Z")},
+            {"name": "well", "state": ended(0, "Completed", "2026-01-01T00:00:00Z")},
+        ],
+    )
+    assert view(cluster(), HEAD, worker).ends == (PodEnd("w", "trainer", "OOMKilled", 137, NOW),)
+    assert view(cluster(), HEAD, worker).head_pod == "head"
+
+
+def test_pods_of_a_cluster_that_is_gone_are_left_over() -> None:
+    cache = Cache()
+    cache.upsert(PODS, HEAD)
+    initializer = pod("data", names.ROLE_INITIALIZER)
+    del initializer["metadata"]["labels"]["ray.io/cluster"]
+    cache.upsert(PODS, initializer)
+    assert view_leftovers(cache, KEY) == ("head",)
+
+
+MANAGERS: dict[str, tuple[Any, bool]] = {
+    "nobody is named": ({}, False),
+    "we": ({"managedBy": "rltrain.io/operator"}, False),
+    "somebody else, and what they read is not ours to judge": ({"managedBy": "example.com/other", "x": 1}, True),
+    "no spec at all": (None, False),
+}
+
+
+@pytest.mark.parametrize(("spec", "elsewhere"), MANAGERS.values(), ids=MANAGERS.keys())
+def test_jobs_of_other_managers_are_seen_as_such(spec: Any, elsewhere: bool) -> None:
+    subject = view_subject({**obj("train"), "spec": spec})
+    assert subject.managed_elsewhere is elsewhere
+    assert bool(subject.errors) is not elsewhere
+
+
+class Ray:
+    """Ray with one driver that runs, and its log."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def status(self, host: str, token: str, submission_id: str) -> RayJob | None:
+        return RayJob(RayJobState.RUNNING, node="n")
+
+    async def log(self, host: str, token: str, submission_id: str, node: str, lines: int) -> str:
+        self.asked += 1
+        return "first\n" + "x" * 2000 + "\nlast words\n"
+
+
+@dataclass
+class Answering:
+    """A driver with one answer."""
+
+    answer: DriverStatus
+
+    async def status(self, host: str, token: str) -> DriverStatus:
+        return self.answer
+
+    async def history(self, host: str, token: str) -> History:
+        return History()
+
+
+ANSWERS: dict[str, tuple[dict[str, Any], bool]] = {
+    "trains": ({"phase": DriverPhase.TRAINING, "step_seconds": 1.0, "step_age_seconds": 9.0}, False),
+    "has failed": ({"phase": DriverPhase.FAILED}, True),
+    "hangs": ({"phase": DriverPhase.TRAINING, "step_seconds": 1.0, "step_age_seconds": 900.0}, True),
+}
+
+
+@pytest.mark.parametrize(("answer", "asks"), ANSWERS.values(), ids=ANSWERS.keys())
+async def test_the_log_of_a_failing_driver_is_read_before_it_is_stopped(answer: dict[str, Any], asks: bool) -> None:
+    ray, cache = Ray(), Cache()
+    cache.upsert(RAY_CLUSTERS, cluster())
+    cache.upsert(PODS, HEAD)
+    driver = Answering(DriverStatus(attempt=1, updated=NOW, **answer))
+    poller = Poller(ray, driver, TokenIssuer(b"k" * 32))  # type: ignore[arg-type]  # what is not asked is not there
+    metadata = ObjectMeta(name="train", namespace="team", uid="job-uid")
+    subject = Subject(metadata, Status(attempt=1, submission_id="train-1"), None)
+    observed = await poller.observe(cache, KEY, subject, NOW)
+    assert isinstance(observed.ray, RayJob)
+    assert observed.ray.log_tail.endswith("x\nlast words") is asks
+    assert (ray.asked, len(observed.ray.log_tail) <= 2000) == (int(asks), True)
+
+
 def test_a_status_edited_by_hand_counts_as_none() -> None:
     subject = view_subject({**obj("train"), "spec": {}, "status": {"conditions": "nonsense", "attempt": 7}})
     assert subject.status == Status()
@@ -276,10 +368,10 @@ WRITES: dict[str, tuple[dict[str, Any], datetime | None, datetime | None]] = {
     "nothing": ({}, NOW, None),
     "only clocks": ({"progress": Progress(step=1, updated=at(9), eta_seconds=7)}, NOW, None),
     "only the loop's durations": ({"durations": {"train/generate": 3.0}}, NOW, None),
-    "a step, just after a write": ({"progress": Progress(step=2)}, at(8), at(13)),
-    "a step, long after a write": ({"progress": Progress(step=2)}, at(1), at(10)),
+    "a step, just after a write": ({"progress": Progress(step=2)}, at(8), at(18)),
+    "a step, long after a write": ({"progress": Progress(step=2)}, at(0), at(10)),
     "a step, after a restart": ({"progress": Progress(step=2)}, None, at(10)),
-    "other words": ({"conditions": [training(message="new")]}, at(8), at(13)),
+    "other words": ({"conditions": [training(message="new")]}, at(8), at(18)),
     "a condition": ({"conditions": [training("False")]}, at(10), at(10)),
     "an attempt": ({"attempt": 2, "progress": Progress(step=2)}, at(10), at(10)),
 }
@@ -336,6 +428,17 @@ def test_what_is_worth_an_event() -> None:
         ("NaNLoss", True),
     ]
     assert notes(new, new) == []
+
+
+def test_a_wish_is_told_once_whatever_words_follow() -> None:
+    def on_its_way(reason: str, message: str) -> Status:
+        reconciling = training(message=message).model_copy(update={"type": "Reconciling", "reason": reason})
+        return Status(conditions=[reconciling])
+
+    begun = on_its_way("Suspending", "attempt 1 is about to stop")
+    assert [(note.reason, note.warning) for note in notes(Status(), begun)] == [("Suspending", False)]
+    assert notes(begun, on_its_way("Suspending", "attempt 1 saves a checkpoint and stops")) == []
+    assert [note.warning for note in notes(begun, on_its_way("EditNotApplied", "Reject"))] == [True]
 
 
 class Listing:

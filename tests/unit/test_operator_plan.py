@@ -111,6 +111,16 @@ def test_the_quickstart_s_trainer_container() -> None:
         },
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
+        "lifecycle": {
+            "preStop": {
+                "exec": {
+                    "command": [
+                        *("python", "-m", "rltrain_trainer.server.before_stop"),
+                        *("--host", "quickstart-head-svc.team.svc", "--seconds", "120"),
+                    ]
+                }
+            }
+        },
     }
     assert template["spec"]["volumes"] == [
         {"name": "checkpoints", "persistentVolumeClaim": {"claimName": "quickstart-checkpoints"}},
@@ -236,19 +246,6 @@ def test_the_preset_reaches_every_pod_and_the_job_s_own_variables_win() -> None:
         assert variables["NCCL_DEBUG"] == "TRACE", role
         assert variables["TORCH_DISTRIBUTED_DEBUG"] == "DETAIL", role
         assert not any(name.startswith("SGLANG") for name in variables), role
-
-
-LIMITS: dict[str, tuple[Callable[[dict[str, Any]], None], list[str]]] = {
-    "quickstart": (lambda spec: None, []),
-    "upstream's trainer": (lambda spec: spec["runtime"].update(trainer="skyrl"), ["spec.runtime.trainer"]),
-    "a queue": (lambda spec: spec.update(queueName="research"), ["spec.queueName"]),
-}
-
-
-@pytest.mark.parametrize("case", LIMITS)
-def test_what_the_operator_does_not_do_yet_is_named(case: str) -> None:
-    change, paths = LIMITS[case]
-    assert [error.path for error in plan.beyond_this_release(make_job(change))] == paths
 
 
 def test_an_initializer_s_variables_win_over_the_job_s() -> None:

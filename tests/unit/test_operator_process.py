@@ -33,7 +33,8 @@ def registry() -> kopf.OperatorRegistry:
     async def stop() -> None:
         return
 
-    return make_registry(Cache(), WorkQueue[Key](), lambda: kopf.ConnectionInfo(server="http://api"), stop)
+    kinds = (RL_TRAINING_JOBS, *WATCHED_CHILDREN)
+    return make_registry(Cache(), WorkQueue[Key](), lambda: kopf.ConnectionInfo(server="http://api"), stop, kinds)
 
 
 def test_kopf_has_event_handlers_and_nothing_that_writes() -> None:

@@ -119,7 +119,7 @@ def test_cpus_and_memory_are_those_of_the_fullest_node() -> None:
         },
         pools={
             "trainer": {"resources": {"cpu": "12", "memory": "64Gi"}},
-            "inference": {"resources": {"cpu": "3500m", "memory": "20Gi"}},
+            "inference": {"resources": {"cpu": "14", "memory": "80Gi"}},
         },
     )
     found = machines_for_skyrl(job)

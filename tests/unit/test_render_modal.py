@@ -112,9 +112,11 @@ def test_type_of_gpu(pools: dict[str, Any], gpu: str, asked: bool) -> None:
 
 
 def test_volumes_have_the_names_of_the_claims() -> None:
-    job = skyrl_job()
+    job = skyrl_job(storage={"cache": {"claimTemplate": {"storage": "50Gi"}}})
     volumes = [arguments for arguments, _ in calls(job, "modal.Volume.from_name")]
-    assert volumes == [["words-checkpoints"], ["prompts"]]
+    assert volumes == [["words-checkpoints"], ["prompts"], ["words-cache"]]
+    [([variables], _)] = calls(job, "image.env")
+    assert variables["HF_HOME"] == "/cache/huggingface"
     assert '"/checkpoints": modal.Volume' in render_modal(job).text
 
 
@@ -142,6 +144,16 @@ def test_secrets_come_by_name(logger: str, runtime: dict[str, Any], secrets: lis
     ]
     assert found == secrets
     assert SECRET not in rendered.text + "".join(rendered.notes)
+
+
+TIMEOUTS = {"none": ({}, "86400"), "an hour": ({"activeDeadlineSeconds": 3600}, "3600")}
+TIMEOUTS["more than Modal has"] = ({"activeDeadlineSeconds": 10**6}, "86400")
+
+
+@pytest.mark.parametrize(("spec", "timeout"), TIMEOUTS.values(), ids=TIMEOUTS.keys())
+def test_timeout(spec: dict[str, Any], timeout: str) -> None:
+    [(_, keywords)] = calls(skyrl_job(**spec), "app.function")
+    assert keywords["timeout"] == timeout
 
 
 def test_retries_are_within_what_modal_takes() -> None:

@@ -86,6 +86,8 @@ def test_policies_of_the_job_are_kuberays() -> None:
     assert (spec["submissionMode"], spec["shutdownAfterJobFinishes"], spec["suspend"]) == ("HTTPMode", True, True)
     assert manifest["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "research"}
     assert "suspend" not in spec_of(skyrl_job())
+    assert spec_of(skyrl_job(suspend=True))["suspend"] is True
+    assert spec_of(skyrl_job(activeDeadlineSeconds=7200))["activeDeadlineSeconds"] == 7200
     assert "labels" not in plan_ray_job(skyrl_job())["metadata"]
 
 
@@ -151,16 +153,37 @@ def test_initializers_run_before_ray_in_the_heads_pod() -> None:
     assert any("again with each new cluster" in note for note in render_ray_job(job).notes)
 
 
-ALIKE: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
-    "engines have their own nodes": ({"colocate_all": False}, {"nodeSelector": {"gpu": "small"}}, True),
-    "engines have their own memory": ({"colocate_all": False}, {"resources": {"memory": "9Gi"}}, False),
-    "engines are on the trainer's GPUs": ({}, {"nodeSelector": {"gpu": "small"}}, False),
+NOTES: dict[str, tuple[dict[str, Any], str]] = {
+    "engines have their own nodes": (
+        {"pools": {"inference": {"nodeSelector": {"gpu": "x"}}}},
+        "they follow pools.trainer",
+    ),
+    "an image of the engines": (
+        {"runtime": {"images": {"inference": "x:y"}}},
+        "spec.runtime.images.inference: left out",
+    ),
+    "what the operator alone does": (
+        {"failurePolicy": {"backoffLimit": 1, "restartDelaySeconds": 9}, "updatePolicy": "Reject"},
+        "spec.failurePolicy.restartDelaySeconds, spec.updatePolicy: left out",
+    ),
+    "a deadline of each attempt": ({"activeDeadlineSeconds": 60}, "counts anew for each attempt"),
+    "a checkpoint of another job": (
+        {"storage": {"checkpoints": {"resumeFrom": {"job": "first", "step": 40}}}},
+        "the run does not begin from it",
+    ),
 }
 
 
-@pytest.mark.parametrize(("placement", "inference", "said"), ALIKE.values(), ids=ALIKE.keys())
-def test_a_pool_that_cannot_be_its_own_is_said(
-    placement: dict[str, Any], inference: dict[str, Any], said: bool
-) -> None:
-    job = skyrl_job(config={"trainer": {"placement": placement}}, pools={"inference": inference})
-    assert any("spec.pools.inference" in note for note in render_ray_job(job).notes) == said
+@pytest.mark.parametrize(("spec", "said"), NOTES.values(), ids=NOTES.keys())
+def test_what_is_lost_is_said(spec: dict[str, Any], said: str) -> None:
+    notes = render_ray_job(skyrl_job(**spec)).notes
+    assert any(said in note for note in notes), notes
+
+
+def test_no_note_about_what_kuberay_does_too() -> None:
+    job = skyrl_job(
+        pools={"head": {"resources": {"cpu": "2"}}, "inference": {"resources": {"memory": "9Gi"}}},
+        queueName="research",
+        ttlSecondsAfterFinished=5,
+    )
+    assert not [note for note in render_ray_job(job).notes if "left out" in note or "spec.pools" in note]

@@ -34,12 +34,21 @@ while words and words[0].startswith("-"):
     words.pop(0)
 os.execvp(words[0], words)
 """
+RUN_UNTIL_STOPPED = 'import time; time.sleep(60 if "--block" in sys.argv else 0)'
+WAIT_FOR_WORKERS = """
+import time
+for _ in range(300):
+    if '["ray", ["start", "--address=' in open(os.environ["HOME"] + "/calls").read():
+        sys.exit()
+    time.sleep(0.1)
+sys.exit("no worker has started")
+"""
 PRINT_HOSTS = 'print("\\n".join(f"node{index}" for index in range(int(os.environ["SLURM_JOB_NUM_NODES"]))))'
 PROGRAMS = {
     "srun": RUN_THE_REST,
     "scontrol": PRINT_HOSTS,
     "hostname": 'print("fd00::1 10.0.0.7 192.168.0.7 ")',
-    "ray": "",
+    "ray": RUN_UNTIL_STOPPED,
     "python": "",
 }
 AWKWARD = [
@@ -60,13 +69,15 @@ AWKWARD = [
 RENDERERS: dict[str, Callable[[RLTrainingJob], Rendered]] = {"command": render_command, "slurm": render_slurm}
 
 
-def run(rendered: Rendered, tmp_path: Path, **environment: str) -> tuple[subprocess.CompletedProcess[str], list[Any]]:
+def run(
+    rendered: Rendered, tmp_path: Path, stand_ins: dict[str, str] = PROGRAMS, **environment: str
+) -> tuple[subprocess.CompletedProcess[str], list[Any]]:
     """Run a script with nothing but stand-ins on its path (and tr and grep); its result and the calls it made."""
     programs, calls = tmp_path / "bin", tmp_path / "calls"
     programs.mkdir()
     plain = {"HOME": str(tmp_path), "PATH": f"{programs}:/usr/bin:/bin", **environment}
     known = [*plain, "PWD", "SHLVL", "_", "LC_CTYPE", "OLDPWD"]
-    for program, then in PROGRAMS.items():
+    for program, then in stand_ins.items():
         path = programs / program
         path.write_text(
             STAND_IN.format(python=sys.executable, calls=str(calls), known=known, program=program, then=then)
@@ -141,7 +152,7 @@ def test_slurm_starts_ray_on_every_node_and_the_driver_on_the_first(tmp_path: Pa
         "cpus-per-task": "5",
         "mem": "0",
     }
-    done, calls = run(rendered, tmp_path, **slurm(3))
+    done, calls = run(rendered, tmp_path, {**PROGRAMS, "python": WAIT_FOR_WORKERS}, **slurm(3))
     assert (done.returncode, done.stderr) == (0, "")
     ray = [arguments for program, arguments, _ in calls if program == "ray"]
     size = ["--num-gpus=4", "--num-cpus=5", "--disable-usage-stats", "--block"]
@@ -152,6 +163,14 @@ def test_slurm_starts_ray_on_every_node_and_the_driver_on_the_first(tmp_path: Pa
     [(driver, variables)] = [(step, seen) for program, step, seen in calls if program == "srun" and "python" in step]
     assert driver[:4] == ["--overlap", "--nodes=1", "--ntasks=1", "--nodelist=node0"]
     assert (variables["RAY_ADDRESS"], variables["SRUN_CPUS_PER_TASK"]) == ("10.0.0.7:20042", "5")
+
+
+def test_slurm_does_not_wait_for_a_head_that_has_ended(tmp_path: Path) -> None:
+    broken = {**PROGRAMS, "ray": "sys.exit(1)"}
+    done, calls = run(render_slurm(skyrl_job()), tmp_path, broken, **slurm(1))
+    assert done.returncode == 1
+    assert "Ray's head on node0 has ended" in done.stderr
+    assert not [call for call in calls if call[0] == "python"]
 
 
 MEMORY: dict[str, tuple[dict[str, Any], str]] = {
@@ -177,6 +196,18 @@ def test_slurm_starts_again_where_the_job_says_so(limit: int, requeued: bool) ->
     rendered = render_slurm(skyrl_job(failurePolicy={"backoffLimit": limit}))
     assert ("#SBATCH --requeue\n" in rendered.text) == requeued
     assert any("spec.failurePolicy" in note for note in rendered.notes) == requeued
+
+
+DEADLINES = {"none": (None, 0, None), "90 s, once": (90, 0, "2"), "an hour, several times": (3600, 1, "60")}
+
+
+@pytest.mark.parametrize(("deadline", "retries", "minutes"), DEADLINES.values(), ids=DEADLINES.keys())
+def test_slurm_has_the_jobs_deadline(deadline: int | None, retries: int, minutes: str | None) -> None:
+    spec: dict[str, Any] = {} if deadline is None else {"activeDeadlineSeconds": deadline}
+    rendered = render_slurm(skyrl_job(failurePolicy={"backoffLimit": retries}, **spec))
+    assert ("#SBATCH --time=" in rendered.text) == (minutes is not None)
+    assert minutes is None or f"#SBATCH --time={minutes}\n" in rendered.text
+    assert any("counts anew" in note for note in rendered.notes) == (deadline is not None and retries > 0)
 
 
 SECRET = "hf_" + "a" * 30
@@ -211,7 +242,31 @@ NOTES: dict[str, tuple[dict[str, Any], str]] = {
     "the volume of checkpoints": ({}, "spec.storage.checkpoints: the run writes below /checkpoints"),
     "an initializer": (
         {"storage": {"initializers": [{"name": "fill", "command": ["sh", "-c"], "args": ["make 'a b'"]}]}},
-        "spec.storage.initializers[0] (fill): run it before the first run: sh -c 'make '\"'\"'a b'\"'\"''",
+        "spec.storage.initializers[0] (fill): before the first run, run: sh -c 'make '\"'\"'a b'\"'\"''",
+    ),
+    "a model to fetch": (
+        {"storage": {"initializers": [{"name": "qwen", "model": {"from": "hf://Qwen/Qwen3-8B", "to": "/data/model"}}]}},
+        "spec.storage.initializers[0] (qwen): before the first run, fetch hf://Qwen/Qwen3-8B into /data/model",
+    ),
+    "a program to run": (
+        {
+            "storage": {
+                "initializers": [{"name": "own", "script": {"configMap": "tools", "key": "make.py"}, "args": ["a b"]}]
+            }
+        },
+        "before the first run, run what the ConfigMap tools holds: make.py 'a b'",
+    ),
+    "the cache": (
+        {"storage": {"cache": {"claimName": "models"}}},
+        "spec.storage.cache: downloads are kept below /cache",
+    ),
+    "a checkpoint of another job": (
+        {"storage": {"checkpoints": {"resumeFrom": {"job": "first", "step": 40}}}},
+        "spec.storage.checkpoints.resumeFrom: left out; copy global_step_40 of first",
+    ),
+    "what only the operator can do": (
+        {"failurePolicy": {"stalledAfterSteps": 5}, "updatePolicy": "Reject"},
+        "spec.updatePolicy: left out",
     ),
     "what only Kubernetes can do": (
         {"queueName": "research", "pools": {"head": {"resources": {"cpu": "2"}}}},
@@ -235,5 +290,5 @@ def test_what_is_lost_is_said(renderer: str, spec: dict[str, Any], said: str) ->
 
 @pytest.mark.parametrize("renderer", RENDERERS)
 def test_no_note_about_what_nobody_has_set(renderer: str) -> None:
-    notes = RENDERERS[renderer](skyrl_job(failurePolicy={"backoffLimit": 0})).notes
+    notes = RENDERERS[renderer](skyrl_job()).notes
     assert not [note for note in notes if "Kubernetes" in note or "envFrom" in note]

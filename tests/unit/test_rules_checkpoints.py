@@ -8,12 +8,15 @@ from rltrain_api.errors import ErrorCode
 from rltrain_api.rules import checkpoints
 from rule_cases import (
     TRAINER,
+    UPSTREAM,
     Case,
     check_every_rule_is_broken,
     check_every_rule_is_documented,
     check_failure,
     check_remedy,
 )
+
+RESUME_FROM = "spec.storage.checkpoints.resumeFrom"
 
 CASES = {
     "no checkpoint kept": Case(
@@ -57,6 +60,35 @@ CASES = {
         ErrorCode.CONFLICT,
         ("resume_mode is null",),
         {f"{TRAINER}.resume_path": None},
+    ),
+    "two beginnings": Case(
+        {f"{RESUME_FROM}": {"job": "other", "step": 40}, f"{TRAINER}.resume_mode": "none"},
+        RESUME_FROM,
+        ErrorCode.CONFLICT,
+        ("step 40 of other", "resume_mode is none"),
+        {f"{TRAINER}.resume_mode": "latest"},
+    ),
+    "path out of the volume": Case(
+        {f"{RESUME_FROM}": {"job": "other", "step": 40, "path": "../runs"}},
+        f"{RESUME_FROM}.path",
+        ErrorCode.INVALID,
+        ("write 'runs'",),
+        {f"{RESUME_FROM}.path": "runs"},
+    ),
+    "path from the root": Case(
+        {f"{RESUME_FROM}": {"job": "other", "step": 40, "path": "/checkpoints/other"}},
+        f"{RESUME_FROM}.path",
+        ErrorCode.INVALID,
+        ("write 'checkpoints/other'",),
+        {f"{RESUME_FROM}.path": "other"},
+    ),
+    "another job's step and upstream's trainer": Case(
+        {f"{RESUME_FROM}": {"job": "other", "step": 40}},
+        RESUME_FROM,
+        ErrorCode.NOT_YET_SUPPORTED,
+        ("global_step_40", "in every attempt"),
+        {f"{RESUME_FROM}": None},
+        UPSTREAM,
     ),
 }
 

@@ -109,14 +109,6 @@ CASES = {
         {f"{ENGINE}.distributed_executor_backend": "ray"},
         UPSTREAM,
     ),
-    "engine larger than any node": Case(
-        {f"{ENGINE}.tensor_parallel_size": 32, f"{ENGINE}.pipeline_parallel_size": 4},
-        f"{ENGINE}.tensor_parallel_size",
-        ErrorCode.OUT_OF_RANGE,
-        ("128 GPUs in one pod", "at most 64"),
-        {f"{ENGINE}.pipeline_parallel_size": 2},
-        UPSTREAM,
-    ),
     "sequences shared by GPUs that do not divide": Case(
         {f"{TRAINER}.policy.sequence_parallel_size": 3, f"{PLACEMENT}.policy_num_gpus_per_node": 4},
         f"{TRAINER}.policy.sequence_parallel_size",

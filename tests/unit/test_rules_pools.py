@@ -1,4 +1,4 @@
-"""Pools: resources, /dev/shm, node labels, tolerations."""
+"""Pools: resources, /dev/shm, GPUs of a pod, node labels, tolerations."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import pytest
 from rltrain_api.errors import ErrorCode
 from rltrain_api.rules import pools
 from rule_cases import (
+    ENGINE,
+    PLACEMENT,
+    UPSTREAM,
     Case,
     Changes,
     check_every_rule_is_broken,
@@ -17,6 +20,7 @@ from rule_cases import (
 
 HEAD = "spec.pools.head"
 TRAINERS = "spec.pools.trainer"
+INFERENCE = "spec.pools.inference"
 TAINT = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
 
 
@@ -66,6 +70,43 @@ CASES = {
         ErrorCode.OUT_OF_RANGE,
         ("no bound", "remove it"),
         {f"{HEAD}.shmSize": None},
+    ),
+    "pods of several engines of the builtin trainer": Case(
+        {f"{INFERENCE}.gpusPerNode": 4},
+        f"{INFERENCE}.gpusPerNode",
+        ErrorCode.NOT_YET_SUPPORTED,
+        ("4 differs from the 1 GPU of an engine",),
+        {f"{INFERENCE}.gpusPerNode": 1},
+    ),
+    "pods for the builtin trainer's environments": Case(
+        {"spec.pools.environment": {"replicas": 2}},
+        "spec.pools.environment",
+        ErrorCode.NOT_YET_SUPPORTED,
+        ("in the head pod",),
+        {"spec.pools.environment": None},
+    ),
+    "RDMA devices without a name": Case(
+        {f"{TRAINERS}.network": {"rdmaCount": 8}},
+        f"{TRAINERS}.network.rdmaCount",
+        ErrorCode.CONFLICT,
+        ("8 devices without a name", "rdma/ib"),
+        {f"{TRAINERS}.network": {"rdmaCount": 8, "rdmaResource": "rdma/ib"}},
+    ),
+    "engines that leave a part of a pod": Case(
+        {f"{ENGINE}.tensor_parallel_size": 4, f"{INFERENCE}.gpusPerNode": 6},
+        f"{INFERENCE}.gpusPerNode",
+        ErrorCode.NOT_DIVISIBLE,
+        ("6 GPUs of a pod and the 4 of an engine",),
+        {f"{INFERENCE}.gpusPerNode": 8},
+        UPSTREAM,
+    ),
+    "engines in smaller pods than the policy": Case(
+        {f"{PLACEMENT}.policy_num_gpus_per_node": 4, f"{INFERENCE}.gpusPerNode": 2},
+        f"{INFERENCE}.gpusPerNode",
+        ErrorCode.CONFLICT,
+        ("2 is less than the 4 GPUs of a trainer pod", "4 or more"),
+        {f"{INFERENCE}.gpusPerNode": None},
+        UPSTREAM,
     ),
     "node label's key": Case(
         {f"{HEAD}.nodeSelector": {"a b": "c"}},

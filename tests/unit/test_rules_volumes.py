@@ -8,6 +8,7 @@ from rltrain_api.errors import ErrorCode
 from rltrain_api.rules import volumes
 from rule_cases import (
     DELETED,
+    PLACEMENT,
     Case,
     check_every_rule_is_broken,
     check_every_rule_is_documented,
@@ -41,6 +42,67 @@ CASES = {
         ErrorCode.OUT_OF_RANGE,
         ("size 0Gi",),
         {f"{STORAGE}.checkpoints.claimTemplate.storage": "1Gi"},
+    ),
+    "several nodes and a disk for one": Case(
+        {
+            f"{PLACEMENT}.policy_num_nodes": 2,
+            f"{STORAGE}.checkpoints": {"claimTemplate": {**CLAIM, "accessModes": ["ReadWriteOnce"]}},
+        },
+        f"{STORAGE}.checkpoints.claimTemplate.accessModes",
+        ErrorCode.CONFLICT,
+        ("policy_num_nodes is 2", "ReadWriteMany"),
+        {f"{STORAGE}.checkpoints.claimTemplate.accessModes": ["ReadWriteMany"]},
+    ),
+    "pools that exclude each other": Case(
+        {
+            f"{STORAGE}.cache": {"claimTemplate": {**CLAIM, "accessModes": ["ReadWriteOnce"]}},
+            "spec.pools": {"trainer": {"nodeSelector": {"gpu": "a"}}, "inference": {"nodeSelector": {"gpu": "b"}}},
+        },
+        f"{STORAGE}.cache.claimTemplate.accessModes",
+        ErrorCode.CONFLICT,
+        ("pools.trainer wants nodes with gpu=a, and pools.inference with gpu=b",),
+        {"spec.pools.inference.nodeSelector": {"gpu": "a", "zone": "b"}},
+    ),
+    "pods on their nodes' networks": Case(
+        {
+            f"{STORAGE}.data.0": {
+                "name": "data",
+                "mountPath": "/data",
+                "claimTemplate": {**CLAIM, "accessModes": ["ReadWriteOnce"]},
+            },
+            "spec.pools": {
+                "trainer": {"network": {"hostNetwork": True}},
+                "inference": {"network": {"hostNetwork": True}},
+            },
+        },
+        f"{STORAGE}.data[0].claimTemplate.accessModes",
+        ErrorCode.CONFLICT,
+        ("2 pods use their node's own network",),
+        {"spec.pools.inference.network.hostNetwork": False},
+    ),
+    "deletion of what was there before": Case(
+        {f"{STORAGE}.checkpoints.deletePolicy": "Delete"},
+        f"{STORAGE}.checkpoints.deletePolicy",
+        ErrorCode.CONFLICT,
+        ("the claim checkpoints was there before the job",),
+        {f"{STORAGE}.checkpoints.claimName": DELETED, f"{STORAGE}.checkpoints.claimTemplate": CLAIM},
+    ),
+    "mount where another job's checkpoints are seen": Case(
+        {
+            f"{STORAGE}.checkpoints.resumeFrom": {"job": "other", "step": 4},
+            f"{STORAGE}.data": [DATA, {**MORE, "mountPath": "/resume"}],
+        },
+        f"{STORAGE}.data[1].mountPath",
+        ErrorCode.CONFLICT,
+        ("hide /resume",),
+        {f"{STORAGE}.data.1.mountPath": "/resumed"},
+    ),
+    "data volume named as the cache": Case(
+        {f"{STORAGE}.data.0.name": "cache"},
+        f"{STORAGE}.data[0].name",
+        ErrorCode.CONFLICT,
+        ("storage.cache",),
+        {f"{STORAGE}.data.0.name": "caches"},
     ),
     "mount path with a detour": Case(
         {f"{STORAGE}.data": [DATA, {**MORE, "mountPath": "/data/../more"}]},

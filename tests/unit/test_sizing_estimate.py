@@ -146,11 +146,11 @@ POOLS: dict[str, tuple[dict[str, Any], list[tuple[str, int, int]]]] = {
             "trainer.placement.ref_num_gpus_per_node": 2,
             "trainer.critic.model.path": "/data/critic",
         },
-        [("head", 1, 0), ("trainer", 2, 8), ("reference", 1, 2), ("critic", 1, 1), ("inference", 3, 3)],
+        [("head", 1, 0), ("trainer", 2, 8), ("reference", 1, 2), ("critic", 1, 1), ("inference", 1, 4)],
     ),
     "a reference beside the policy": (
         {**UPSTREAM, "trainer.algorithm.use_kl_loss": True},
-        [("head", 1, 0), ("trainer", 2, 8), ("inference", 3, 3)],
+        [("head", 1, 0), ("trainer", 2, 8), ("inference", 1, 4)],
     ),
 }
 

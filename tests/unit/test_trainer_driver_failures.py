@@ -18,7 +18,8 @@ CASES = {
     "a known failure": (DriverFailureError("NotEnoughGPUs", "2 < 4", remedy="wait", role="trainer"), "NotEnoughGPUs"),
     "bad data": (ValueError("data.train_data: train.parquet row 3 has no prompt"), "BadInput"),
     "a missing file": (FileNotFoundError("/data/train.parquet"), "IOError"),
-    "a full disk": (OSError(28, "No space left on device"), "IOError"),
+    "a full disk": (OSError(28, "No space left on device"), "VolumeFull"),
+    "a quota that is used up": (OSError(122, "Disk quota exceeded"), "VolumeFull"),
     "a wait that ended": (TimeoutError("no GPU within 180 s"), "Timeout"),
     "a rank that died": (ActorDiedError(), "RankCrashed"),
     "no engine took the weights": (WeightSyncError("lost: engine-0, engine-1"), "EnginesLost"),
@@ -38,7 +39,7 @@ def test_reason(case: str) -> None:
 
 RAISED_IN_A_RANK = {
     "bad input": (ValueError("trainer.policy.model.path: /models/x: no such directory"), "BadInput"),
-    "a full disk": (OSError(28, "No space left on device"), "IOError"),
+    "a full disk": (OSError(28, "No space left on device"), "VolumeFull"),
     "a defect": (IndexError("7"), "TrainerError"),
 }
 

@@ -52,6 +52,31 @@ async def test_restore_drops_what_came_after_the_checkpoint() -> None:
     assert (state.step, state.status().durations) == (3, {"update": 9.0})
 
 
+async def test_a_step_is_judged_by_the_median_of_the_newest() -> None:
+    clock = iter([10.0, 10.0 + 7.0])
+    state = RunState(attempt=1, monotonic=lambda: next(clock))
+    for step, seconds in enumerate((2.0, 90.0), start=1):
+        done(state, step, seconds=seconds)
+    assert (state.status().step_seconds, state.status().step_age_seconds) == (None, None)
+    done(state, 3, seconds=3.0)
+    state.begin_step()
+    status = state.status()
+    assert (status.step_seconds, status.step_age_seconds) == (3.0, 7.0)
+
+
+async def test_a_checkpoint_is_asked_for_once_however_often_it_is_said() -> None:
+    state = RunState(attempt=1)
+    state.request_checkpoint("monday")
+    state.request_checkpoint("monday")
+    state.saved_request = state.take_checkpoint_request()
+    assert state.status().saved_request == "monday"
+    state.request_checkpoint("monday")
+    assert not state.checkpoint_requested.is_set()
+    state.request_checkpoint("tuesday")
+    assert state.checkpoint_requested.is_set()
+    assert state.take_checkpoint_request() == "tuesday"
+
+
 def curve(steps: int, every: int) -> list[HistoryPoint]:
     points: list[HistoryPoint] = []
     for step in range(1, steps + 1):

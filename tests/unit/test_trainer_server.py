@@ -88,3 +88,14 @@ async def test_stop(client: TestClient, state: RunState, case: str) -> None:
 async def test_checkpoint_is_a_request_for_the_next_step_boundary(client: TestClient, state: RunState) -> None:
     assert (await client.post("/checkpoint", headers=AUTHORIZED)).status == 202
     assert state.checkpoint_requested.is_set()
+
+
+async def test_a_checkpoint_request_has_a_name_and_is_met_once(client: TestClient, state: RunState) -> None:
+    for _ in range(2):
+        assert (await client.post("/checkpoint", headers=AUTHORIZED, data=b'{"request": "monday"}')).status == 202
+    state.saved_request = state.take_checkpoint_request()
+    assert (await client.post("/checkpoint", headers=AUTHORIZED, data=b'{"request": "monday"}')).status == 202
+    assert not state.checkpoint_requested.is_set()
+    status = DriverStatus.model_validate_json(await (await client.get("/status", headers=AUTHORIZED)).read())
+    assert status.saved_request == "monday"
+    assert (await client.post("/checkpoint", headers=AUTHORIZED, data=b"[]")).status == 400

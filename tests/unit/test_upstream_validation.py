@@ -333,6 +333,7 @@ STRICTER = {
     "reference_fills_the_policys_gpus": "SkyRL asks when it builds the models",
     "critic_fills_the_policys_gpus": "SkyRL asks when it builds the models",
     "groups_have_members": "SkyRL trains on advantages that are all zero",
+    "models_get_the_pods_made_for_them": "SkyRL knows no pods",
 }
 
 SMALL = st.integers(1, 4)

@@ -54,6 +54,8 @@ _COLUMNS = [
     _column("Engines", "integer", ".status.engines.ready", "Inference engines that serve."),
     _column("Age", "date", ".metadata.creationTimestamp", "Time since the job was created."),
     _column("ETA", "integer", ".status.progress.etaSeconds", "Seconds until the end.", wide=True),
+    _column("Goodput", "number", ".status.accounting.goodput", "Share of the time that went into steps.", wide=True),
+    _column("GPU-seconds", "number", ".status.accounting.gpuSeconds", "GPUs times seconds, so far.", wide=True),
     _column("Attempt", "integer", ".status.attempt", "Attempts so far.", wide=True),
     _column("Cluster", "string", ".status.rayCluster.name", "The RayCluster that the job runs in.", wide=True),
 ]

@@ -14,10 +14,12 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from rltrain_api.config import SkyRLTrainConfig
+from rltrain_api.schema_marks import cel
 from rltrain_api.spec.base import ObjectName, OverrideText, PositiveSeconds, Seconds, SpecModel
-from rltrain_api.spec.policies import FailurePolicy
+from rltrain_api.spec.policies import FailurePolicy, UpdatePolicy
 from rltrain_api.spec.pools import Pools
 from rltrain_api.spec.runtime import Runtime
+from rltrain_api.spec.scheduling import Scheduling
 from rltrain_api.spec.storage import Storage
 from rltrain_api.status import Status
 
@@ -40,13 +42,49 @@ class Spec(SpecModel):
         default_factory=FailurePolicy, description="What happens when an attempt fails."
     )
     queue_name: ObjectName | None = Field(
-        default=None, description="Kueue's LocalQueue that the job waits in; unset starts the job at once."
+        default=None,
+        description="The queue that the job waits in: a LocalQueue of Kueue in the job's namespace, or a queue of "
+        "scheduling.scheduler; unset starts the job at once.",
     )
     priority_class_name: ObjectName | None = Field(
         default=None, description="PriorityClass of every pod of the job; unset means the cluster's default."
     )
+    scheduling: Scheduling = Field(
+        default_factory=Scheduling, description="Who decides when the job's pods start, all of them or none."
+    )
+    managed_by: Annotated[str, Field(min_length=1, max_length=63)] = Field(
+        default="rltrain.io/operator",
+        description="Who carries the job out; RLTrain's operator leaves a job with another value than "
+        "rltrain.io/operator alone. It cannot be changed.",
+        json_schema_extra=cel(
+            (
+                "self == oldSelf",
+                "managedBy cannot be changed, because two operators would then run one job: create another "
+                "RLTrainingJob",
+            )
+        ),
+    )
+    suspend: bool = Field(
+        default=False,
+        description="Save a checkpoint, stop and give the cluster back; false again goes on from that checkpoint.",
+    )
+    update_policy: UpdatePolicy = Field(
+        default=UpdatePolicy.RESTART_FROM_CHECKPOINT,
+        strict=False,
+        description="What an edit of a job with a cluster does. RestartFromCheckpoint: the run is saved, stopped and "
+        "goes on as edited, on a new cluster where other pods are asked for. Reject: the run goes on as it began.",
+    )
+    stop_grace_period_seconds: Seconds = Field(
+        default=120,
+        description="Seconds that a driver which is asked to stop has to end its step and save a checkpoint.",
+    )
     startup_deadline_seconds: PositiveSeconds = Field(
         default=1800, description="Seconds from the last initializer's end until the driver must answer."
+    )
+    active_deadline_seconds: PositiveSeconds | None = Field(
+        default=None,
+        description="Seconds that the whole job may take, waiting and restarts included and suspension not; then it is "
+        "saved, stopped and Failed. Unset means any time.",
     )
     ttl_seconds_after_finished: Seconds = Field(
         default=60, description="Seconds from the end of the job until its cluster is deleted; the job itself stays."

@@ -14,13 +14,25 @@ PLURAL = "rltrainingjobs"
 FIELD_MANAGER = "rltrain-operator"
 
 JOB_LABEL = "rltrain.io/job"  # on every child: the job's name
-ROLE_LABEL = "rltrain.io/role"  # on every pod: head | trainer | inference | initializer
+ROLE_LABEL = "rltrain.io/role"  # on every pod: one of the roles below
+TRAINER_LABEL = "rltrain.io/trainer"  # on the RayCluster: whose trainer runs on it, builtin | skyrl
 SPEC_HASH_ANNOTATION = "rltrain.io/spec-hash"
+GPUS_ANNOTATION = "rltrain.io/gpus"  # on pods that have GPUs: how many
+
+# Annotations by which people and programs ask something of a running job: a value that is new is one request.
+CHECKPOINT_REQUEST_ANNOTATION = "rltrain.io/checkpoint-requested-at"
+RESTART_REQUEST_ANNOTATION = "rltrain.io/restart-requested-at"
+MANAGER = "rltrain.io/operator"  # spec.managedBy of the jobs that our operator carries out
 
 ROLE_HEAD = "head"
 ROLE_TRAINER = "trainer"
 ROLE_INFERENCE = "inference"
+ROLE_REFERENCE = "reference"
+ROLE_CRITIC = "critic"
+ROLE_ENVIRONMENT = "environment"
 ROLE_INITIALIZER = "initializer"
+
+RESUME_MOUNT_PATH = "/resume"  # where pods see the volume of the job that theirs begins from
 
 DASHBOARD_PORT = 8265  # Ray's Jobs API
 DRIVER_PORT = 8700  # the driver's /status, /metrics, /history, /checkpoint, /stop
@@ -64,6 +76,11 @@ def secret_name(job: str) -> str:
 def claim_name(job: str, volume: str) -> str:
     """A claim made from a template of the job; `volume` is "checkpoints" or a data volume's name."""
     return f"{job}-{volume}"
+
+
+def disruption_budget_name(job: str) -> str:
+    """The PodDisruptionBudget of the pods whose loss costs the run its progress since the last checkpoint."""
+    return job
 
 
 def initializer_name(job: str, initializer: str) -> str:

@@ -28,6 +28,7 @@ from rltrain_api.spec.base import (
     QUANTITY_PATTERN,
     SUBDOMAIN_PATTERN,
 )
+from rltrain_api.spec.storage import CONFIG_KEY_PATTERN, SHA256_PATTERN
 
 _CONFIG_PATH = "spec.config"
 _SHOWN_VALUE_LENGTH = 80
@@ -81,6 +82,8 @@ _PATTERNS: dict[str, str] = {
     SUBDOMAIN_PATTERN: "may hold only a-z, 0-9, '-' and '.', and must begin and end with a letter or digit",
     EXTENDED_RESOURCE_PATTERN: "must be a resource's full name, such as nvidia.com/gpu",
     ENV_NAME_PATTERN: "may hold only letters, digits, '_', '-' and '.', and must not begin with a digit",
+    SHA256_PATTERN: "must be a SHA-256 digest: 64 digits 0-9 and a-f",
+    CONFIG_KEY_PATTERN: "may hold only letters, digits, '-', '_' and '.'",
     MOUNT_PATH_PATTERN: "must be an absolute path without ':' that does not end in '/'",
 }
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 from typing import Any
 
+from rltrain_api import names
 from rltrain_api.config import GeneratorConfig, SamplingParams, SkyRLTrainConfig, TrainerConfig
 from rltrain_api.job import RLTrainingJob
 
@@ -30,13 +31,23 @@ def resolve(config: SkyRLTrainConfig) -> SkyRLTrainConfig:
 
 def resolved_document(job: RLTrainingJob) -> dict[str, Any]:
     """The resolved configuration as plain data, SkyRL's keys in declared order: what is recorded and what runs."""
-    return resolve(job.spec.config).model_dump(mode="json")
+    return resolve(_begun(job)).model_dump(mode="json")
 
 
 def document_hash(document: dict[str, Any]) -> str:
     """SHA-256 of a resolved configuration, in hex; the order of keys plays no part."""
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def _begun(job: RLTrainingJob) -> SkyRLTrainConfig:
+    """The configuration with the checkpoint of another job that storage.checkpoints.resumeFrom names, where it does."""
+    config, origin = job.spec.config, job.spec.storage.checkpoints.resume_from
+    if origin is None:
+        return config
+    path = f"{names.RESUME_MOUNT_PATH}/{origin.path or origin.job}/global_step_{origin.step}"
+    trainer = config.trainer.model_copy(update={"resume_mode": "from_path", "resume_path": path})
+    return config.model_copy(update={"trainer": trainer})
 
 
 def _resolve_generator(generator: GeneratorConfig, trainer: TrainerConfig) -> GeneratorConfig:

@@ -27,10 +27,14 @@ class Phase(StrEnum):
 
     PENDING = "Pending"
     INITIALIZING = "Initializing"
+    QUEUED = "Queued"
     PROVISIONING = "Provisioning"
     STARTING = "Starting"
     RUNNING = "Running"
     RESTARTING = "Restarting"
+    UPDATING = "Updating"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
 
@@ -42,9 +46,12 @@ class ConditionType(StrEnum):
     RECONCILING = "Reconciling"  # on its way to what the spec asks for
     STALLED = "Stalled"  # will not get there by itself: invalid spec, or retries used up
     CONFIG_VALID = "ConfigValid"
+    QUOTA_RESERVED = "QuotaReserved"  # only for jobs in a queue of Kueue
     CLUSTER_READY = "ClusterReady"
+    ENGINES_READY = "EnginesReady"
     TRAINING = "Training"
     CHECKPOINTED = "Checkpointed"
+    SUSPENDED = "Suspended"
     COMPLETE = "Complete"
     FAILED = "Failed"
 
@@ -87,6 +94,35 @@ class Failure(StatusModel):
     remedy: Message = Field(default="", description="What to do about it.")
     time: AwareDatetime | None = Field(default=None, description="When it was seen.")
     attempt: int | None = Field(default=None, ge=0, description="The attempt that failed.")
+    action: Reason | None = Field(default=None, description="What it led to, as in spec.failurePolicy.rules.")
+    checkpoint_step: int | None = Field(default=None, ge=0, description="Step of the newest checkpoint at that time.")
+    cluster_uid: Name | None = Field(default=None, description="Identity of the RayCluster that the attempt ran on.")
+    log: Message | None = Field(default=None, description="The last lines of the driver's log.")
+
+
+class Stop(StatusModel):
+    """How an attempt was, or is being, ended by wish and not by a failure."""
+
+    attempt: int = Field(ge=0, description="The attempt that was asked to stop.")
+    reason: Reason = Field(description="Why, as one CamelCase word.")
+    requested: AwareDatetime = Field(description="When it was asked; spec.stopGracePeriodSeconds count from here.")
+    ended: AwareDatetime | None = Field(default=None, description="When the attempt was over.")
+
+
+class HandledRequests(StatusModel):
+    """The values of the job's request annotations that have been carried out."""
+
+    checkpoint: Name | None = Field(default=None, description="Of rltrain.io/checkpoint-requested-at.")
+    restart: Name | None = Field(default=None, description="Of rltrain.io/restart-requested-at.")
+
+
+class InitializerStatus(StatusModel):
+    """How far one initializer is."""
+
+    name: Name = Field(description="Name of the initializer.")
+    state: Reason = Field(description="Pending, Running, Complete or Failed.")
+    attempts: int = Field(default=0, ge=0, description="Pods that have been started for it.")
+    message: Message = Field(default="", description="Why its pod waits, or its last words.")
 
 
 class RayClusterReference(StatusModel):
@@ -101,6 +137,9 @@ class ResolvedConfigReference(StatusModel):
 
     config_map: Name = Field(description="Name of the ConfigMap that holds the resolved configuration.")
     hash: Annotated[str, Field(max_length=64)] = Field(description="SHA-256 of the resolved configuration, in hex.")
+    spec_hash: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None, description="Fingerprint of the spec as it was written, without the policies that apply at once."
+    )
 
 
 class Progress(StatusModel):
@@ -137,6 +176,25 @@ class Checkpoint(StatusModel):
     bytes: int | None = Field(default=None, ge=0, description="Its size, in bytes.")
 
 
+class Accounting(StatusModel):
+    """What the job has used until `updated`, and what came of it; docs/accounting.md defines each number."""
+
+    gpu_seconds: float = Field(
+        ge=0, description="GPUs of ready pods times seconds, over all attempts and clusters; it never falls."
+    )
+    goodput: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="Share of the time with a cluster that went into steps that were done once."
+    )
+    cluster_seconds: float = Field(ge=0, description="Seconds that the job had a cluster before it ended.")
+    useful_seconds: float = Field(ge=0, description="Seconds of them that went into steps that were done once.")
+    steps: int = Field(default=0, ge=0, description="The highest training step that usefulSeconds holds.")
+    gpus: int | None = Field(default=None, ge=0, description="GPUs of ready pods; unset while there is no cluster.")
+    step_since: AwareDatetime | None = Field(
+        default=None, description="Since when the step after steps is worked on; unset while it is not."
+    )
+    updated: AwareDatetime = Field(description="Until when all of this counts.")
+
+
 Durations = Annotated[dict[str, Annotated[float, Field(ge=0)]], Field(max_length=64)]
 
 
@@ -147,6 +205,7 @@ class Status(StatusModel):
         default=None, ge=0, description="Generation of the spec that this status is about."
     )
     phase: Phase | None = Field(default=None, description="Where the job is in its life; for display.")
+    phase_since: AwareDatetime | None = Field(default=None, description="Since when it is in this phase.")
     conditions: Annotated[list[Condition], Field(max_length=32), list_map("type")] = Field(
         default=[], description="Statements about the job, one of each type."
     )
@@ -156,15 +215,29 @@ class Status(StatusModel):
     attempt_start_time: AwareDatetime | None = Field(default=None, description="When the present attempt began.")
     completion_time: AwareDatetime | None = Field(default=None, description="When the job ended, either way.")
     last_failure: Failure | None = Field(default=None, description="Why the last failed attempt failed.")
+    failures: int | None = Field(
+        default=None, ge=0, description="Failed attempts that count towards spec.failurePolicy.backoffLimit."
+    )
+    stop: Stop | None = Field(default=None, description="The last attempt that was ended by wish.")
+    handled_requests: HandledRequests | None = Field(
+        default=None, description="The values of the request annotations that have been carried out."
+    )
     ray_cluster: RayClusterReference | None = Field(default=None, description="The cluster that the job runs in.")
     resolved_config: ResolvedConfigReference | None = Field(
         default=None, description="Where the configuration with all its defaults is recorded."
+    )
+    initializers: Annotated[list[InitializerStatus], Field(max_length=16), list_map("name")] = Field(
+        default=[], description="The initializers, in the order in which they run."
     )
     progress: Progress | None = Field(default=None, description="How far training is.")
     engines: Engines | None = Field(default=None, description="The inference engines.")
     checkpoint: Checkpoint | None = Field(default=None, description="The newest whole checkpoint.")
     durations: Durations | None = Field(
-        default=None, description="Seconds spent by phase of life and, as train/<name>, by part of the training loop."
+        default=None,
+        description="Seconds spent in each phase that is over and, as train/<name>, in each part of the training loop.",
+    )
+    accounting: Accounting | None = Field(
+        default=None, description="GPU-seconds and goodput; unset before the first cluster."
     )
 
     def condition(self, condition_type: str) -> Condition | None:

@@ -1,13 +1,15 @@
 """The driver contract: what the operator and the driver say to each other over HTTP.
 
     GET  /status      -> DriverStatus     GET /metrics -> Prometheus text
-    GET  /history     -> History          POST /checkpoint -> 202, saves at the next step boundary
+    GET  /history     -> History          POST /checkpoint <- CheckpointRequest -> 202, saves at the next step boundary
     POST /stop        <- StopRequest      -> 202, the driver ends its process
     every route needs `Authorization: Bearer <token>`; without it 401 and nothing else
 
 The driver is started with a RunDocument (JSON, in the environment variable `names.RUN_ENV` of the submission). When
 training has ended the driver stays in phase Finished until the operator has read the last status and history and says
-/stop, at most `FINISHED_LINGER_SECONDS`; then its process exits 0.
+/stop without a checkpoint, at most `FINISHED_LINGER_SECONDS`; then its process exits 0. A driver that was asked to stop
+with a checkpoint stays in phase Stopped, to be read, until a signal or the same /stop ends it, at most
+`STOPPED_LINGER_SECONDS`, and exits 3.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 FINISHED_LINGER_SECONDS = 60
+STOPPED_LINGER_SECONDS = 10
 HISTORY_MAX_POINTS = 512
 
 
@@ -53,6 +56,7 @@ class DriverPhase(StrEnum):
     TRAINING = "Training"
     CHECKPOINTING = "Checkpointing"
     FINISHED = "Finished"  # all steps done, last checkpoint committed, waiting for /stop
+    STOPPED = "Stopped"  # stopped as asked, before the last step, its checkpoint committed
     FAILED = "Failed"  # `error` says why; the process exits non-zero
 
 
@@ -80,7 +84,7 @@ class CheckpointStatus(WireModel):
     step: int
     path: str
     time: datetime
-    bytes: int
+    bytes: int | None = None
 
 
 class DriverError(WireModel):
@@ -110,6 +114,16 @@ class DriverStatus(WireModel):
     durations: dict[str, float] = Field({}, description="Seconds spent so far by phase of the loop, e.g. generate.")
     error: DriverError | None = None
     message: str = Field("", description="What the driver is waiting for or doing, in a few words.")
+    step_seconds: float | None = Field(
+        default=None, description="Median time of the attempt's newest steps; None before three."
+    )
+    step_age_seconds: float | None = Field(
+        default=None, description="For how long the present step runs; None between steps."
+    )
+    saved_request: str | None = Field(
+        default=None, description="The newest CheckpointRequest whose checkpoint is committed."
+    )
+    stopping: bool = Field(default=False, description="Asked to stop; engines that are to go wait for its end.")
     updated: datetime
 
 
@@ -129,8 +143,14 @@ class History(WireModel):
     durations: dict[str, float] = {}
 
 
+class CheckpointRequest(WireModel):
+    """Ask the driver for a checkpoint at the next step boundary; saying one `request` again asks for nothing new."""
+
+    request: str | None = None
+
+
 class StopRequest(WireModel):
     """Ask the driver to end its process."""
 
-    checkpoint: bool = True
+    checkpoint: bool = Field(True, description="Save first what was done since the newest checkpoint.")
     deadline_seconds: float = Field(60, ge=0)

@@ -27,6 +27,7 @@ from rltrain_operator.queue import WorkQueue
 from rltrain_operator.rayjobs import RayJobsClient
 from rltrain_operator.reconcile.apply import Applier
 from rltrain_operator.reconcile.controller import Controller
+from rltrain_operator.reconcile.fitting import NodeWatch
 from rltrain_operator.reconcile.observe import Poller
 from rltrain_operator.tokens import TokenIssuer
 from rltrain_operator.workers import Workers
@@ -34,8 +35,8 @@ from rltrain_operator.workers import Workers
 logger = logging.getLogger("rltrain_operator")
 
 LEASE_NAME = "rltrain-operator"
-REQUESTS_PER_SECOND = 50.0
-REQUEST_BURST = 100
+REQUESTS_PER_SECOND = 200.0
+REQUEST_BURST = 400
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -94,7 +95,13 @@ async def run(flags: argparse.Namespace, connection: Connection, tokens: TokenIs
         applier = Applier(kube, cache, ray, driver, tokens)
         poller = Poller(ray, driver, tokens)
         controller = Controller(
-            kube=kube, cache=cache, poller=poller, applier=applier, recorder=EventRecorder(kube), metrics=metrics
+            kube=kube,
+            cache=cache,
+            poller=poller,
+            applier=applier,
+            recorder=EventRecorder(kube),
+            metrics=metrics,
+            nodes=NodeWatch(kube),
         )
         workers = Workers(queue, controller, cache, kube, flags.namespace or [None], metrics)
         leading = asyncio.Event()
@@ -124,7 +131,7 @@ async def _lead(
 ) -> int:
     holding = asyncio.create_task(_hold(elector), name="lease")
     try:
-        await workers.fill_caches()
+        kinds = await workers.fill_caches()
     except (ValueError, ApiError) as error:
         logger.error("cannot start: %s", error)
         holding.cancel()
@@ -137,6 +144,7 @@ async def _lead(
         queue,
         connection=connection,
         namespaces=flags.namespace,
+        kinds=kinds,
         stop_flag=stopping,
         listen_for_signals=lambda: _listen_for_signals(stopping),
         stop=workers.stop,

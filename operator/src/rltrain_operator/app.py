@@ -1,4 +1,4 @@
-"""Kopf, and nothing but: it lists and watches five kinds and tells the caches and the queue what it saw.
+"""Kopf, and nothing but: it lists and watches a handful of kinds and tells the caches and the queue what it saw.
 
 Only low-level `on.event` handlers: they neither write to the objects nor keep state in them, return in microseconds and
 never raise. Peering, finalizers, annotations, Events and handler retries of kopf's are switched off; leadership,
@@ -13,10 +13,8 @@ from typing import Any
 
 import kopf
 
-from rltrain_api import names
-from rltrain_operator.cache import WATCHED_CHILDREN, Cache, Key
+from rltrain_operator.cache import OPTIONAL_CHILDREN, WATCHED_CHILDREN, Cache, Key, selector_of
 from rltrain_operator.kube import Body, Connection, Resource
-from rltrain_operator.kube.resources import RL_TRAINING_JOBS
 from rltrain_operator.queue import WorkQueue
 
 
@@ -65,8 +63,8 @@ def make_settings() -> kopf.OperatorSettings:
     settings.watching.chunk_size = 500
     settings.watching.server_timeout = 300
     settings.watching.connect_timeout = 10
-    for resource in WATCHED_CHILDREN:
-        settings.watching.label_selectors[resource.plural] = names.JOB_LABEL
+    for resource in (*WATCHED_CHILDREN, *OPTIONAL_CHILDREN):
+        settings.watching.label_selectors[resource.plural] = selector_of(resource)
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5
     settings.networking.error_backoffs = (1, 1, 2, 3, 5, 8, 13, 21, 30, 30, 30)
@@ -83,8 +81,9 @@ def make_registry(
     queue: WorkQueue[Key],
     login: Callable[[], kopf.ConnectionInfo],
     stop: Callable[[], Awaitable[None]],
+    kinds: Sequence[Resource],
 ) -> kopf.OperatorRegistry:
-    """One handler per kind, a login, and `stop`, which runs before kopf cancels what is left."""
+    """One handler for each of `kinds`, a login, and `stop`, which runs before kopf cancels what is left."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -95,7 +94,7 @@ def make_registry(
     async def clean_up(**_: Any) -> None:
         await stop()
 
-    for resource in (RL_TRAINING_JOBS, *WATCHED_CHILDREN):
+    for resource in kinds:
         _watch(registry, resource, cache, queue)
     return registry
 
@@ -132,6 +131,7 @@ async def watch(
     *,
     connection: Connection,
     namespaces: Sequence[str],
+    kinds: Sequence[Resource],
     stop_flag: asyncio.Event,
     listen_for_signals: Callable[[], None],
     stop: Callable[[], Awaitable[None]],
@@ -139,7 +139,7 @@ async def watch(
     """Run kopf until `stop_flag` is set or a watch fails for good; `namespaces` empty means the whole cluster."""
     ours = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
-        registry=make_registry(cache, queue, lambda: connection_info(connection), stop),
+        registry=make_registry(cache, queue, lambda: connection_info(connection), stop, kinds),
         settings=make_settings(),
         clusterwide=not namespaces,
         namespaces=namespaces,

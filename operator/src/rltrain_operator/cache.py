@@ -11,12 +11,22 @@ from dataclasses import dataclass, field
 
 from rltrain_api import names
 from rltrain_operator.kube import Body, Resource
-from rltrain_operator.kube.resources import BATCH_JOBS, CLAIMS, PODS, RAY_CLUSTERS, RL_TRAINING_JOBS
+from rltrain_operator.kube.resources import BATCH_JOBS, CLAIMS, PODS, RAY_CLUSTERS, RL_TRAINING_JOBS, WORKLOADS
 
 Key = tuple[str, str]
 """(namespace, name) of an RLTrainingJob."""
 
 WATCHED_CHILDREN = (RAY_CLUSTERS, BATCH_JOBS, PODS, CLAIMS)
+# Kinds that a cluster may do without. Their objects are made by others, so they do not bear our label.
+OPTIONAL_CHILDREN = (WORKLOADS,)
+WORKLOAD_SELECTOR = "kueue.x-k8s.io/job-uid"
+
+
+def selector_of(resource: Resource) -> str:
+    """The labels by which a watched kind's objects are told from those that are nobody's."""
+    if resource is RL_TRAINING_JOBS:
+        return ""
+    return WORKLOAD_SELECTOR if resource is WORKLOADS else names.JOB_LABEL
 
 
 def _metadata(body: Body) -> Body:
@@ -33,8 +43,12 @@ def _slim_pod(body: Body) -> Body:
     """Of a pod's 6 kB the operator reads a few hundred bytes; over thousands of pods that is what memory goes to."""
     status = body.get("status") or {}
     containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    metadata = _metadata(body)
+    gpus = (body["metadata"].get("annotations") or {}).get(names.GPUS_ANNOTATION)
+    if gpus is not None:
+        metadata["annotations"] = {names.GPUS_ANNOTATION: gpus}
     return {
-        "metadata": _metadata(body),
+        "metadata": metadata,
         "status": {
             "phase": status.get("phase"),
             "podIP": status.get("podIP"),
@@ -54,12 +68,16 @@ def _slim_pod(body: Body) -> Body:
 def _slim_ray_cluster(body: Body) -> Body:
     groups = (body.get("spec") or {}).get("workerGroupSpecs") or []
     kept = ("groupName", "replicas", "numOfHosts")
+    suspended = bool((body.get("spec") or {}).get("suspend"))
     metadata = _metadata(body)
     spec_hash = (body["metadata"].get("annotations") or {}).get(names.SPEC_HASH_ANNOTATION)
     metadata["annotations"] = {names.SPEC_HASH_ANNOTATION: spec_hash or ""}
     return {
         "metadata": metadata,
-        "spec": {"workerGroupSpecs": [{key: group[key] for key in kept if key in group} for group in groups]},
+        "spec": {
+            "suspend": suspended,
+            "workerGroupSpecs": [{key: group[key] for key in kept if key in group} for group in groups],
+        },
         "status": {
             key: value
             for key, value in (body.get("status") or {}).items()
@@ -78,6 +96,7 @@ _SLIM: dict[str, Callable[[Body], Body]] = {
     PODS.plural: _slim_pod,
     BATCH_JOBS.plural: _slim_status_only,
     CLAIMS.plural: _slim_status_only,
+    WORKLOADS.plural: _slim_status_only,
 }
 
 
@@ -92,6 +111,10 @@ def job_key(resource: Resource, body: Body) -> Key | None:
     metadata = body["metadata"]
     if resource is RL_TRAINING_JOBS:
         return metadata["namespace"], metadata["name"]
+    if resource is WORKLOADS:  # a RayCluster of ours bears the job's name
+        owners = metadata.get("ownerReferences") or []
+        owner = next((one["name"] for one in owners if one.get("kind") == RAY_CLUSTERS.kind), None)
+        return (metadata["namespace"], owner) if owner else None
     job = (metadata.get("labels") or {}).get(names.JOB_LABEL)
     return (metadata["namespace"], job) if job else None
 

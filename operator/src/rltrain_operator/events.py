@@ -27,12 +27,25 @@ COMPONENT = "rltrain-operator"
 # Which statements are worth an Event, and whether it is a warning.
 _NOTEWORTHY: dict[tuple[ConditionType, str], bool] = {
     (ConditionType.CONFIG_VALID, "False"): True,
+    (ConditionType.QUOTA_RESERVED, "True"): False,
+    (ConditionType.QUOTA_RESERVED, "False"): False,
     (ConditionType.CLUSTER_READY, "True"): False,
     (ConditionType.TRAINING, "True"): False,
     (ConditionType.STALLED, "True"): True,
     (ConditionType.CHECKPOINTED, "True"): False,
+    (ConditionType.SUSPENDED, "True"): False,
     (ConditionType.COMPLETE, "True"): False,
     (ConditionType.FAILED, "True"): True,
+}
+
+
+# What a job is on its way to because somebody wished it; and whether it is a warning that nothing comes of it.
+_WISHES = {
+    reasons.SUSPENDING: False,
+    reasons.UPDATING: False,
+    reasons.RESTART_REQUESTED: False,
+    reasons.ACTIVE_DEADLINE_EXCEEDED: True,
+    reasons.EDIT_NOT_APPLIED: True,
 }
 
 
@@ -61,8 +74,8 @@ def _condition_notes(old: Status, new: Status) -> Iterator[Note]:
         for (kind, status), warning in _NOTEWORTHY.items():
             if condition.type == kind and condition.status == status:
                 yield Note(condition.reason, condition.message, warning)
-        if condition.type == ConditionType.RECONCILING and condition.reason == reasons.EDIT_NOT_APPLIED:
-            yield Note(condition.reason, condition.message, warning=True)
+        if condition.type == ConditionType.RECONCILING and condition.status == "True" and condition.reason in _WISHES:
+            yield Note(condition.reason, condition.message, _WISHES[condition.reason])
 
 
 def _failure_notes(old: Status, new: Status) -> Iterator[Note]:

@@ -11,8 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
-from rltrain_api import names
-from rltrain_operator.cache import WATCHED_CHILDREN, Cache, Key
+from rltrain_operator.cache import OPTIONAL_CHILDREN, WATCHED_CHILDREN, Cache, Key, selector_of
 from rltrain_operator.kube import Body, NotFoundError, Resource
 from rltrain_operator.kube.resources import RL_TRAINING_JOBS
 
@@ -34,13 +33,15 @@ async def resync(
     cache: Cache,
     namespaces: Sequence[str | None],
     changed: Callable[[Resource, Key], None],
-) -> None:
+) -> tuple[Resource, ...]:
     """List everything once and call `changed` for each object the cache did not know as it is.
 
-    `namespaces` is [None] for the whole cluster. ValueError names a kind that the API server does not serve.
+    `namespaces` is [None] for the whole cluster. Returns the kinds that are served. ValueError names one that is not,
+    and that the operator cannot do without.
     """
-    for resource in (RL_TRAINING_JOBS, *WATCHED_CHILDREN):
-        selector = "" if resource is RL_TRAINING_JOBS else names.JOB_LABEL
+    served = []
+    for resource in (RL_TRAINING_JOBS, *WATCHED_CHILDREN, *OPTIONAL_CHILDREN):
+        selector = selector_of(resource)
         # The list is newer than this copy; an object that a watch adds in between is not in it and stays.
         missing = cache.known(resource)
         try:
@@ -52,11 +53,15 @@ async def resync(
                     if key is not None:
                         changed(resource, key)
         except NotFoundError as error:
+            if resource in OPTIONAL_CHILDREN:
+                continue
             raise ValueError(
                 f"the API server does not serve {resource.plural} ({resource.api_version}): install its "
                 "CustomResourceDefinition (our chart has ours, KubeRay's chart has rayclusters) and start again"
             ) from error
+        served.append(resource)
         for body in missing.values():
             key = cache.remove(resource, body)
             if key is not None:
                 changed(resource, key)
+    return tuple(served)

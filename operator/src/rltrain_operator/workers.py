@@ -7,9 +7,11 @@ import logging
 import random
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
+from rltrain_operator import logs
 from rltrain_operator.cache import Cache, Key
 from rltrain_operator.driver_client import DriverUnavailableError
 from rltrain_operator.kube import ApiError, ConflictError, Resource, TooManyRequestsError
@@ -52,9 +54,12 @@ class Workers:
         self._idle.set()
         self._stopping = False
 
-    async def fill_caches(self) -> None:
-        """List everything before the first decision: a child not seen yet must not look like a missing one."""
-        await resync(self._lister, self._cache, self._namespaces, lambda _resource, key: self._queue.add(key))
+    async def fill_caches(self) -> tuple[Resource, ...]:
+        """List everything before the first decision: a child not seen yet must not look like a missing one.
+
+        Returns the kinds that the API server serves.
+        """
+        return await resync(self._lister, self._cache, self._namespaces, lambda _resource, key: self._queue.add(key))
 
     def start(self) -> None:
         """Begin to work."""
@@ -85,6 +90,7 @@ class Workers:
         self._metrics.queue_depth.set(len(self._queue))
         self._metrics.queue_oldest_seconds.set(self._queue.oldest_wait())
         self._metrics.count_jobs(self._cache.jobs())
+        self._metrics.observe_clusters(self._cache.jobs(), datetime.now(UTC))
 
     async def _work(self) -> None:
         while True:
@@ -95,7 +101,8 @@ class Workers:
             self._idle.clear()
             started = time.monotonic()
             try:
-                await self._pass(key)
+                with logs.about("/".join(key)):
+                    await self._pass(key)
             finally:
                 self._metrics.reconcile_seconds.observe(time.monotonic() - started)
                 self._busy -= 1

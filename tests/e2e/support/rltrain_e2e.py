@@ -27,6 +27,20 @@ def quickstart() -> Object:
     return job
 
 
+def short_job(name: str, *, checkpoint_every: int) -> Object:
+    """The quickstart without its initializer and evaluations, with the quickstart's own data, and far from its end."""
+    job = quickstart()
+    job["metadata"]["name"] = name
+    storage, trainer = job["spec"]["storage"], job["spec"]["config"]["trainer"]
+    storage["initializers"] = []
+    for volume in storage["data"]:
+        volume.pop("claimTemplate")
+        volume["claimName"] = names.claim_name("quickstart", volume["name"])
+    trainer.update(ckpt_interval=checkpoint_every, eval_before_train=False, eval_interval=-1, epochs=50)
+    trainer["ckpt_path"] = f"/checkpoints/{name}"
+    return job
+
+
 def condition(job: Object, kind: str) -> Object:
     """One condition of a job's status, {} when it has none of that type."""
     found = job.get("status", {}).get("conditions", [])
@@ -47,6 +61,13 @@ class Jobs:
     def apply(self, job: Object) -> None:
         text = json.dumps(job)
         self.tools.kubectl("apply", INSIDE, "-f", "-", what=f"applying {job['metadata']['name']}", text=text)
+
+    def patch(self, name: str, spec: Object) -> None:
+        """Change fields of the spec, as a person does: `kubectl patch --type merge`."""
+        change = json.dumps({"spec": spec})
+        self.tools.kubectl(
+            "patch", RESOURCE, name, INSIDE, "--type=merge", f"--patch={change}", what=f"patching {name}"
+        )
 
     def get(self, name: str) -> Object:
         job: Object = self.tools.kubectl.get(RESOURCE, name, INSIDE, what=f"reading {name}")

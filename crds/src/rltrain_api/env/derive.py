@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from rltrain_api.config import SkyRLTrainConfig
+from rltrain_api.spec.storage import Storage
 
 Trainer = Literal["builtin", "skyrl"]
 
@@ -65,6 +66,11 @@ def job_derived(config: SkyRLTrainConfig, trainer: Trainer = "builtin") -> dict[
             derived["VLLM_USE_V1"] = "1"
             derived["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return derived
+
+
+def storage_derived(storage: Storage) -> dict[str, str]:
+    """The variables that point programs at the job's cache: what the Hub's client downloads is kept there."""
+    return {} if storage.cache is None else {"HF_HOME": f"{storage.cache.mount_path}/huggingface"}
 
 
 def clashes(values: Mapping[str, str], config: SkyRLTrainConfig) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from rltrain_api.env.compose import Environment, Layer, LayerValues, compose, doubts
-from rltrain_api.env.derive import clashes, default_variables, job_derived
+from rltrain_api.env.derive import clashes, default_variables, job_derived, storage_derived
 from rltrain_api.env.presets import PRESETS
 from rltrain_api.job import RLTrainingJob
 
@@ -51,6 +51,7 @@ def _composed(
     layers = [
         LayerValues(Layer.DEFAULTS, default_variables(config), origin="defaults"),
         LayerValues(Layer.DERIVED, job_derived(config, runtime.trainer), origin="spec.config"),
+        LayerValues(Layer.DERIVED, storage_derived(job.spec.storage), origin="spec.storage.cache"),
         LayerValues(Layer.CLUSTER, cluster_wide, origin="chart"),
         LayerValues(Layer.FORWARDED, forwarded, origin="shell"),
         LayerValues(Layer.JOB, {variable.name: variable.value for variable in runtime.env}, origin="spec.runtime.env"),

@@ -33,6 +33,4 @@ def render_command(job: RLTrainingJob) -> Rendered:
         *mount_notes(job, "make it the same shared directory on every node"),
         *notes_without_kubernetes(job),
     ]
-    if "failure_policy" in job.spec.model_fields_set:
-        notes.append("spec.failurePolicy: left out; start the script again after a failure")
     return Rendered("\n".join(lines) + "\n", tuple(notes))

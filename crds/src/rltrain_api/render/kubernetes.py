@@ -1,54 +1,98 @@
-"""What of a job only Kubernetes can do, said of a place without it.
+"""What of a job has no counterpart elsewhere, said for the fields that are set.
 
-Each renderer says what it makes of volumes, initializers and retries itself, or takes the sentence from here.
-This module must not know any single place.
+Whatever a renderer does not name as carried over is left out with a note, so that no field is lost in silence, one
+that is added tomorrow included. This module must not know any single place.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rltrain_api.job import RLTrainingJob
+from rltrain_api.spec.storage import Initializer
 
-# Fields of the spec that mean nothing without Kubernetes and this operator.
-_KUBERNETES_ALONE = (
-    "runtime.imagePullPolicy",
-    "runtime.images",
-    "pools.head",
-    "pools.trainer.nodeSelector",
-    "pools.trainer.tolerations",
-    "pools.trainer.shmSize",
-    "pools.trainer.gpuResource",
-    "pools.inference.nodeSelector",
-    "pools.inference.tolerations",
-    "pools.inference.shmSize",
-    "pools.inference.gpuResource",
-    "queueName",
-    "priorityClassName",
-    "startupDeadlineSeconds",
-    "ttlSecondsAfterFinished",
+# Fields of the spec that every renderer makes something of, or has a note of its own for.
+CARRIED_EVERYWHERE = (
+    "config",
+    "overrides",
+    "runtime.trainer",
+    "runtime.image",
+    "runtime.env",
+    "runtime.envFrom",
+    "runtime.envPreset",
+    "runtime.excludeEnv",
+    "pools.trainer.resources",
+    "pools.inference.resources",
+    "storage.checkpoints.claimTemplate",
+    "storage.checkpoints.claimName",
+    "storage.checkpoints.mountPath",
+    "storage.checkpoints.resumeFrom",
+    "storage.data",
+    "storage.cache",
+    "storage.initializers",
 )
 
 
-def notes_without_kubernetes(job: RLTrainingJob, but_for: tuple[str, ...] = ()) -> list[str]:
-    """A note for the fields that are set and have no meaning elsewhere, and one for each initializer.
+def notes_without_kubernetes(job: RLTrainingJob, carried: Iterable[str] = ()) -> list[str]:
+    """Notes for places that know neither Kubernetes nor the operator.
 
-    `but_for` are fields of the spec that the place makes use of.
+    `carried` are the fields of the spec that the place makes use of besides `CARRIED_EVERYWHERE`.
     """
+    notes = left_out(job, carried, "only Kubernetes and RLTrain's operator can do it")
+    return [*notes, *resume_notes(job), *initializer_notes(job)]
+
+
+def left_out(job: RLTrainingJob, carried: Iterable[str], why: str) -> list[str]:
+    """One note with every field of the spec that the job sets and that is not carried over, if there are any."""
     spec = job.model_dump(mode="json", by_alias=True, exclude_unset=True)["spec"]
-    fields = [path for path in _KUBERNETES_ALONE if path not in but_for]
-    alone = [f"spec.{path}" for path in fields if _is_set(spec, path.split("."))]
-    notes = [f"{', '.join(alone)}: left out, because only Kubernetes can do it"] if alone else []
-    return [*notes, *initializer_notes(job)]
+    fields = [f"spec.{path}" for path in _others(spec, frozenset((*CARRIED_EVERYWHERE, *carried)), "")]
+    return [f"{', '.join(fields)}: left out, because {why}"] if fields else []
+
+
+def _others(section: Any, carried: frozenset[str], above: str) -> Iterator[str]:
+    """Paths of what is in the section and not carried; as a whole where nothing below is carried."""
+    for name, value in section.items():
+        path = f"{above}{name}"
+        if path in carried:
+            continue
+        if isinstance(value, dict) and any(known.startswith(f"{path}.") for known in carried):
+            yield from _others(value, carried, f"{path}.")
+        else:
+            yield path
+
+
+def resume_notes(job: RLTrainingJob) -> Iterator[str]:
+    """What the operator would do about a checkpoint of another job."""
+    origin = job.spec.storage.checkpoints.resume_from
+    if origin is not None:
+        yield (
+            f"spec.storage.checkpoints.resumeFrom: left out; copy global_step_{origin.step} of {origin.job}, if SkyRL "
+            "has written it, and add trainer.resume_mode=from_path and trainer.resume_path"
+        )
+
+
+def deadline_notes(job: RLTrainingJob) -> Iterator[str]:
+    """How a deadline is another one where each attempt is a run of its own."""
+    if job.spec.active_deadline_seconds is not None and job.spec.failure_policy.backoff_limit > 0:
+        yield "spec.activeDeadlineSeconds: counts anew for each attempt here"
 
 
 def initializer_notes(job: RLTrainingJob) -> Iterator[str]:
-    """What has to be run by hand before the first run, in order."""
+    """What has to be done by hand before the first run, in order."""
     for index, initializer in enumerate(job.spec.storage.initializers):
-        command = shlex.join([*initializer.command, *initializer.args])
-        yield f"spec.storage.initializers[{index}] ({initializer.name}): run it before the first run: {command}"
+        yield f"spec.storage.initializers[{index}] ({initializer.name}): before the first run, {_deed(initializer)}"
+
+
+def _deed(initializer: Initializer) -> str:
+    fetch = initializer.dataset or initializer.model
+    if fetch is not None:
+        return f"fetch {fetch.source} into {fetch.to}"
+    if initializer.script is not None:
+        words = shlex.join([initializer.script.key, *initializer.args])
+        return f"run what the ConfigMap {initializer.script.config_map} holds: {words}"
+    return f"run: {shlex.join([*(initializer.command or []), *initializer.args])}"
 
 
 def mount_notes(job: RLTrainingJob, remedy: str) -> Iterator[str]:
@@ -57,11 +101,5 @@ def mount_notes(job: RLTrainingJob, remedy: str) -> Iterator[str]:
     yield f"spec.storage.checkpoints: the run writes below {storage.checkpoints.mount_path}; {remedy}"
     for index, volume in enumerate(storage.data):
         yield f"spec.storage.data[{index}] ({volume.name}): the run reads below {volume.mount_path}; {remedy}"
-
-
-def _is_set(section: Any, path: list[str]) -> bool:
-    for name in path:
-        if not isinstance(section, dict) or name not in section:
-            return False
-        section = section[name]
-    return True
+    if storage.cache is not None:
+        yield f"spec.storage.cache: downloads are kept below {storage.cache.mount_path}; {remedy}"

@@ -16,6 +16,7 @@ from decimal import Decimal
 from rltrain_api.job import RLTrainingJob
 from rltrain_api.quantity import parse_quantity
 from rltrain_api.rules.facts import Facts
+from rltrain_api.sizing.pools import gpus_per_engine_pod
 from rltrain_api.spec.pools import Pool
 
 # An engine whose tensor-parallel group is larger than any machine spans several; this is the common largest one.
@@ -131,9 +132,9 @@ def _model(nodes: int, gpus: int, pool: Pool) -> _Bundles:
 
 def _engines(facts: Facts, pool: Pool) -> Iterator[_Bundles]:
     """Tensor-parallel groups: they exchange most, so the nodes are made large enough to keep each on one."""
-    group, per_engine = facts.engine.tensor_parallel_size, facts.gpus_per_engine
-    groups = facts.engine.num_engines * per_engine // group
-    cpu, memory = parse_quantity(pool.resources.cpu) / per_engine, parse_quantity(pool.resources.memory) / per_engine
+    group, per_pod = facts.engine.tensor_parallel_size, gpus_per_engine_pod(facts)
+    groups = facts.engine.num_engines * facts.gpus_per_engine // group
+    cpu, memory = parse_quantity(pool.resources.cpu) / per_pod, parse_quantity(pool.resources.memory) / per_pod
     whole, rest = divmod(group, _LARGEST_MACHINE)
     for count, gpus in ((groups * whole, _LARGEST_MACHINE), (groups, rest)):
         if count and gpus:

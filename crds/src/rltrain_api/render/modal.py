@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from rltrain_api.job import RLTrainingJob
 from rltrain_api.names import claim_name
-from rltrain_api.render.kubernetes import notes_without_kubernetes
+from rltrain_api.render.kubernetes import deadline_notes, notes_without_kubernetes
 from rltrain_api.render.machines import Machines, machines_for_skyrl
 from rltrain_api.render.rendered import Rendered
 from rltrain_api.render.upstream import ENTRYPOINT, RAY_VERSION, VERSION, notes_for_skyrl, overrides_for_skyrl
@@ -141,7 +141,8 @@ def _function(job: RLTrainingJob, containers: Machines, variables: Variables) ->
         yield f"    memory={math.ceil(containers.memory / _MEBIBYTE)},  # MiB"
     yield "    volumes=volumes,"
     yield "    secrets=secrets,"
-    yield f"    timeout={_DAY},  # seconds, the longest that Modal has; a new attempt goes on from the last checkpoint"
+    longest = min(_DAY, job.spec.active_deadline_seconds or _DAY)
+    yield f"    timeout={longest},  # seconds; a new attempt goes on from the last checkpoint"
     if policy.backoff_limit > 0:
         retries, delay = min(policy.backoff_limit, _MOST_RETRIES), min(policy.restart_delay_seconds, _LONGEST_DELAY)
         yield f"    retries=modal.Retries(max_retries={retries}, backoff_coefficient=1.0, initial_delay={delay}.0),"
@@ -153,7 +154,10 @@ def _volumes(job: RLTrainingJob) -> dict[str, str]:
     """Directory to the name of a Modal volume: the claim's own name."""
     name, storage = job.metadata.name, job.spec.storage
     found = {storage.checkpoints.mount_path: storage.checkpoints.claim_name or claim_name(name, "checkpoints")}
-    return found | {volume.mount_path: volume.claim_name or claim_name(name, volume.name) for volume in storage.data}
+    found |= {volume.mount_path: volume.claim_name or claim_name(name, volume.name) for volume in storage.data}
+    if storage.cache is not None:
+        found[storage.cache.mount_path] = storage.cache.claim_name or claim_name(name, "cache")
+    return found
 
 
 def _text(value: str) -> str:
@@ -192,7 +196,9 @@ def _notes(job: RLTrainingJob, variables: Variables, gpu: str | None) -> Iterato
     if variables.asked_for:
         pairs = " ".join(f"{name}=…" for name in variables.asked_for)
         yield f"secrets: make Modal's secret with `modal secret create {_secret_name(job)} {pairs}`"
-    selectors = ("pools.trainer.nodeSelector", "pools.inference.nodeSelector")
-    yield from notes_without_kubernetes(job, but_for=selectors if gpu else ())
+    selectors = ("pools.trainer.nodeSelector", "pools.inference.nodeSelector") if gpu else ()
+    policy = ("failurePolicy.backoffLimit", "failurePolicy.restartDelaySeconds", "activeDeadlineSeconds")
+    yield from notes_without_kubernetes(job, carried=(*policy, *selectors))
+    yield from deadline_notes(job)
     if job.spec.failure_policy.backoff_limit > _MOST_RETRIES:
         yield f"spec.failurePolicy.backoffLimit: Modal tries again {_MOST_RETRIES} times at most"

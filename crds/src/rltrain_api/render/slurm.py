@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from rltrain_api.job import RLTrainingJob
-from rltrain_api.render.kubernetes import mount_notes, notes_without_kubernetes
+from rltrain_api.render.kubernetes import deadline_notes, mount_notes, notes_without_kubernetes
 from rltrain_api.render.machines import Machines, machines_for_skyrl
 from rltrain_api.render.rendered import Rendered
 from rltrain_api.render.shell import driver_command, environment_notes, exports
@@ -34,17 +34,20 @@ def render_slurm(job: RLTrainingJob) -> Rendered:
         *notes_for_skyrl(job),
         *environment_notes(variables),
         *mount_notes(job, "make it the same shared directory on every node"),
-        *notes_without_kubernetes(job),
+        *notes_without_kubernetes(job, carried=("failurePolicy.backoffLimit", "activeDeadlineSeconds")),
+        *deadline_notes(job),
         f"spec.runtime.image: left out ({job.spec.runtime.image}); load the same software where the script says so",
     ]
     if job.spec.failure_policy.backoff_limit > 0:
         notes.append(
-            "spec.failurePolicy: Slurm starts the job again when a node fails (--requeue), not when the run itself does"
+            "spec.failurePolicy.backoffLimit: Slurm starts the job again when a node fails (--requeue), not when the "
+            "run itself does"
         )
     return Rendered("\n\n".join(parts) + "\n", tuple(notes))
 
 
 def _head(job: RLTrainingJob, machines: Machines) -> list[str]:
+    deadline = job.spec.active_deadline_seconds
     settings = {
         "job-name": job.metadata.name,
         "output": "%x-%j.log",
@@ -52,6 +55,7 @@ def _head(job: RLTrainingJob, machines: Machines) -> list[str]:
         "ntasks-per-node": 1,
         "gpus-per-node": machines.gpus,
         "cpus-per-task": machines.cpus,
+        **({} if deadline is None else {"time": math.ceil(deadline / 60)}),  # minutes
         # 0 is all that a node has.
         "mem": f"{math.ceil(machines.memory / _MEBIBYTE)}M" if machines.memory_is_set else "0",
     }
@@ -82,10 +86,11 @@ on_head=(srun --overlap --nodes=1 --ntasks=1 --nodelist="${{nodes[0]}}")
 "${{on_head[@]}}" ray start --head --node-ip-address="${{address}}" --port="${{port}}" \\
   {size} &
 
+head=$!
 deadline=$((SECONDS + {_HEAD_DEADLINE}))
 until ray health-check --address "${{address}}:${{port}}" >/dev/null 2>&1; do
-  if ((SECONDS > deadline)); then
-    echo "Ray's head on ${{nodes[0]}} has not answered at ${{address}}:${{port}} for {_HEAD_DEADLINE} s" >&2
+  if ! kill -0 "${{head}}" 2>/dev/null || ((SECONDS > deadline)); then
+    echo "Ray's head on ${{nodes[0]}} has ended, or did not answer for {_HEAD_DEADLINE} s (${{address}}:${{port}})" >&2
     exit 1
   fi
   sleep 2

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rltrain_api.env import Layer, is_secret, job_environment
+from rltrain_api.env import Layer, is_secret, job_derived, job_environment
 from rltrain_api.job import RLTrainingJob
 from rltrain_api.render.upstream import job_for_skyrl
 
@@ -54,9 +54,12 @@ def variables_for_skyrl(job: RLTrainingJob) -> Variables:
     """The variables of the job's pods as far as they are known; see the module's docstring."""
     values: dict[str, str] = {}
     secrets: dict[str, str] = {}
-    for setting in job_environment(job_for_skyrl(job)).settings:
-        if setting.layer is Layer.DERIVED:
-            continue  # SkyRL's driver works these out itself and hands them to its Ray processes
+    upstream = job_for_skyrl(job)
+    # SkyRL's driver works these out itself and hands them to its Ray processes.
+    derived = job_derived(upstream.spec.config, "skyrl")
+    for setting in job_environment(upstream).settings:
+        if setting.layer is Layer.DERIVED and setting.name in derived:
+            continue
         if is_secret(setting.name, setting.value):
             secrets[setting.name] = setting.origin
         else:

@@ -10,6 +10,7 @@ from rltrain_api.errors import ErrorCode, FieldError
 from rltrain_api.rules.facts import Facts, Rule, in_config
 
 _RESUME_PATH = "trainer.resume_path"
+_RESUME_FROM = "spec.storage.checkpoints.resumeFrom"
 _STEP = re.compile(r"global_step_[0-9]+")
 
 
@@ -56,10 +57,51 @@ def resume_path_is_used(facts: Facts) -> Iterator[FieldError]:
         )
 
 
+def beginning_is_one(facts: Facts) -> Iterator[FieldError]:
+    """With storage.checkpoints.resumeFrom, resume_mode is latest or unset. Ours: a run begins in one place."""
+    origin, mode = facts.spec.storage.checkpoints.resume_from, facts.trainer.resume_mode
+    if origin is not None and mode != "latest":
+        yield FieldError(
+            _RESUME_FROM,
+            ErrorCode.CONFLICT,
+            f"names step {origin.step} of {origin.job}, and config.trainer.resume_mode is {mode or 'null'}, which "
+            "begins elsewhere; remove one of the two",
+        )
+
+
+def resume_from_is_inside_the_volume(facts: Facts) -> Iterator[FieldError]:
+    """resumeFrom.path is relative and has no `..`, `.` or double slash. Ours: it lies below the mount of the volume."""
+    origin = facts.spec.storage.checkpoints.resume_from
+    if origin is None or origin.path is None:
+        return
+    direct = posixpath.normpath(origin.path).lstrip("/")
+    if direct != origin.path or direct.split("/")[0] == "..":
+        inside = "/".join(part for part in direct.split("/") if part != "..") or origin.job
+        yield FieldError(
+            f"{_RESUME_FROM}.path",
+            ErrorCode.INVALID,
+            f"{origin.path!r} is not a plain path inside the volume; write {inside!r}, say",
+        )
+
+
+def upstream_resumes_from_its_own(facts: Facts) -> Iterator[FieldError]:
+    """resumeFrom goes with the builtin trainer. Ours: SkyRL would begin from it again in every attempt."""
+    origin = facts.spec.storage.checkpoints.resume_from
+    if origin is not None:
+        yield FieldError(
+            _RESUME_FROM,
+            ErrorCode.NOT_YET_SUPPORTED,
+            "is for the builtin trainer, because SkyRL would begin from that step again in every attempt; copy "
+            f"global_step_{origin.step} and its marker to config.trainer.ckpt_path and let resume_mode be latest",
+        )
+
+
 RULES: tuple[Rule, ...] = (
     some_checkpoint_is_kept,
     resume_path_is_named,
     resume_path_is_a_step,
     resume_path_is_used,
+    beginning_is_one,
+    resume_from_is_inside_the_volume,
 )
-SKYRL_RULES: tuple[Rule, ...] = ()
+SKYRL_RULES: tuple[Rule, ...] = (upstream_resumes_from_its_own,)

@@ -12,18 +12,13 @@ from collections.abc import Iterator
 from rltrain_api.config import TrainerConfig
 from rltrain_api.errors import ErrorCode, FieldError
 from rltrain_api.rules.facts import Facts, Rule, in_config
-from rltrain_api.rules.volumes import is_below
+from rltrain_api.rules.volumes import is_below, mount_paths
 from rltrain_api.rules.wording import told, written
-from rltrain_api.spec.storage import Storage
 
 _DATA_KINDS = (".parquet", ".json", ".jsonl")
 _OBJECT_STORES = ("s3://", "gs://", "gcs://")  # what SkyRL's file functions know
 _LOGS_TO_STDOUT = "SKYRL_DUMP_INFRA_LOG_TO_STDOUT"
 _DEFAULT_LOG_PATH = TrainerConfig.model_fields["log_path"].default
-
-
-def _mounts(storage: Storage) -> list[str]:
-    return [storage.checkpoints.mount_path, *(volume.mount_path for volume in storage.data)]
 
 
 def _not_mounted(
@@ -71,7 +66,7 @@ def resume_path_is_on_a_volume(facts: Facts) -> Iterator[FieldError]:
             "directory above it and resume_mode to latest, or use a path on a volume",
         )
         return
-    yield from _not_mounted(facts, "trainer.resume_path", path, _mounts(facts.spec.storage))
+    yield from _not_mounted(facts, "trainer.resume_path", path, mount_paths(facts.spec.storage))
 
 
 def datasets_are_on_volumes(facts: Facts) -> Iterator[FieldError]:
@@ -80,7 +75,7 @@ def datasets_are_on_volumes(facts: Facts) -> Iterator[FieldError]:
         if facts.runs_upstream and not _is_local(path):
             continue
         is_set = field.split("[")[0].removeprefix("data.") in facts.config.data.model_fields_set
-        yield from _not_mounted(facts, field, path, _mounts(facts.spec.storage), is_set=is_set)
+        yield from _not_mounted(facts, field, path, mount_paths(facts.spec.storage), is_set=is_set)
 
 
 def datasets_are_of_a_known_kind(facts: Facts) -> Iterator[FieldError]:
@@ -135,7 +130,7 @@ def exports_are_on_a_volume(facts: Facts) -> Iterator[FieldError]:
         ),
         None,
     )
-    path, mounts = trainer.export_path, _mounts(facts.spec.storage)
+    path, mounts = trainer.export_path, mount_paths(facts.spec.storage)
     if reason is None or any(is_below(path, mount) for mount in mounts):
         return
     if models and path.startswith(_OBJECT_STORES):
@@ -153,7 +148,7 @@ def adapters_are_on_a_volume(facts: Facts) -> Iterator[FieldError]:
     lora = facts.trainer.policy.model.lora
     if lora.rank == 0 or facts.megatron or facts.in_one_pod:
         return
-    mounts = _mounts(facts.spec.storage)
+    mounts = mount_paths(facts.spec.storage)
     if not any(is_below(lora.lora_sync_path, mount) for mount in mounts):
         yield in_config(
             "trainer.policy.model.lora.lora_sync_path",
@@ -168,7 +163,7 @@ def logs_are_on_a_volume(facts: Facts) -> Iterator[FieldError]:
     path = facts.trainer.log_path
     if path == _DEFAULT_LOG_PATH or facts.variable(_LOGS_TO_STDOUT).lower() in ("1", "true", "yes"):
         return
-    mounts = _mounts(facts.spec.storage)
+    mounts = mount_paths(facts.spec.storage)
     if not any(is_below(path, mount) for mount in mounts):
         yield in_config(
             "trainer.log_path",

@@ -14,8 +14,6 @@ from rltrain_api.rules.facts import Facts, Model, Rule, in_config
 from rltrain_api.rules.wording import counted, said
 
 _PLACEMENT = "trainer.placement"
-# Kubernetes gives a pod GPUs of one node only, and placement.*_num_gpus_per_node knows no greater node.
-_MOST_GPUS_PER_POD = 64
 
 
 def reference_shares_the_policys_gpus(facts: Facts) -> Iterator[FieldError]:
@@ -104,22 +102,6 @@ def engine_processes_stay_on_one_node(facts: Facts) -> Iterator[FieldError]:
         )
 
 
-def engine_fits_a_pod(facts: Facts) -> Iterator[FieldError]:
-    """An engine on GPUs of its own has no more of them than one pod can get. Ours: an engine is a pod."""
-    if facts.placement.colocate_all or not facts.engine.run_engines_locally:
-        return
-    if facts.gpus_per_engine > _MOST_GPUS_PER_POD:
-        engine = facts.engine
-        yield in_config(
-            "generator.inference_engine.tensor_parallel_size",
-            ErrorCode.OUT_OF_RANGE,
-            f"an engine would need {facts.gpus_per_engine} GPUs in one pod: tensor_parallel_size "
-            f"{engine.tensor_parallel_size} times pipeline_parallel_size {engine.pipeline_parallel_size} times "
-            f"data_parallel_size {engine.data_parallel_size}, and a pod has at most {_MOST_GPUS_PER_POD}; use smaller "
-            "engines, and more of them",
-        )
-
-
 def sequence_parallel_divides_the_gpus(facts: Facts) -> Iterator[FieldError]:
     """With FSDP, sequence_parallel_size divides the GPUs of each model. Ours (2.8): SkyRL rounds down, then fails."""
     if facts.megatron:
@@ -187,7 +169,6 @@ SKYRL_RULES: tuple[Rule, ...] = (
     critic_fills_the_policys_gpus,
     colocated_engines_are_started_by_the_run,
     engine_processes_stay_on_one_node,
-    engine_fits_a_pod,
     sequence_parallel_divides_the_gpus,
     shard_groups_divide_the_gpus,
 )

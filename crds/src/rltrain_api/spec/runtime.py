@@ -55,6 +55,12 @@ class Images(SpecModel):
     inference: Image | None = Field(default=None, description="Image of the pods that generate.")
 
 
+class PullSecret(SpecModel):
+    """The name of a Secret in the job's namespace with which nodes pull images."""
+
+    name: ObjectName = Field(description="Name of a Secret of type kubernetes.io/dockerconfigjson.")
+
+
 class Runtime(SpecModel):
     """What runs in every pod of the job."""
 
@@ -73,6 +79,9 @@ class Runtime(SpecModel):
     images: Images = Field(default_factory=Images, description="Images of single roles, in place of image.")
     image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = Field(
         default="IfNotPresent", description="When nodes pull the image."
+    )
+    image_pull_secrets: Annotated[list[PullSecret], Field(max_length=16), list_map("name")] = Field(
+        default=[], description="Secrets with which nodes pull the images, at most 16."
     )
     env: Environment = Field(default=[], description="Environment variables of every pod, at most 128.")
     env_from: Annotated[list[EnvFrom], Field(max_length=32)] = Field(

@@ -36,6 +36,7 @@ def planned_objects(job: RLTrainingJob) -> list[Manifest]:
         plan.plan_secret(metadata, driver_token=TOKEN_PLACEHOLDER, ray_token=TOKEN_PLACEHOLDER),
         plan.plan_config_map(metadata, resolved_document(job)),
         *(plan.plan_initializer(job, initializer) for initializer in job.spec.storage.initializers),
+        plan.plan_disruption_budget(job),
         plan.plan_ray_cluster(job),
         plan.plan_history(metadata, History()),
     ]
@@ -54,8 +55,17 @@ def described(manifest: Manifest) -> str:
         return " ".join([*container.get("command", []), *container.get("args", [])])
     if kind == "RayCluster":
         return ", ".join(
-            ["1 head", *(f"{group['replicas']} {group['groupName']}" for group in spec["workerGroupSpecs"])]
+            [
+                "1 head",
+                *(
+                    f"{group['replicas'] * group['numOfHosts']} {group['groupName']}"
+                    for group in spec["workerGroupSpecs"]
+                ),
+            ]
         )
+    if kind == "PodDisruptionBudget":
+        (expression,) = spec["selector"]["matchExpressions"]
+        return f"{spec['minAvailable']} of {', '.join(expression['values'])}: none is evicted"
     return ", ".join([*manifest.get("data", {}), *manifest.get("stringData", {})])
 
 

@@ -32,6 +32,7 @@ def summary(view: JobView, history: History | None, now: datetime) -> list[str]:
         ("eval", _first_to_last(evals) + _gain_text(evals)),
         ("tokens/s", f"{statistics.median(rates):,.0f} in the median step" if rates else ""),
         ("checkpoint", _checkpoint(view)),
+        ("used", _used(view)),
     ]
     lines = [_headline(view, now)]
     lines += [f"  {label:<10}  {text}" for label, text in rows if text]
@@ -103,6 +104,15 @@ def _gain_text(evals: Sequence[float]) -> str:
 def _checkpoint(view: JobView) -> str:
     checkpoint = view.status.checkpoint
     return f"{checkpoint.path} (step {checkpoint.latest_step})" if checkpoint else ""
+
+
+def _used(view: JobView) -> str:
+    """GPU-hours and goodput; nothing before the first cluster."""
+    accounts = view.status.accounting
+    if accounts is None:
+        return ""
+    share = f", goodput {accounts.goodput:.0%}" if accounts.goodput is not None else ""
+    return f"{accounts.gpu_seconds / 3600:,.2f} GPU-hours{share}"
 
 
 def _cause(view: JobView) -> list[str]:

@@ -8,7 +8,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from rltrain_api import names
-from rltrain_api.wire import DriverStatus, History, StopRequest, WireModel
+from rltrain_api.wire import CheckpointRequest, DriverStatus, History, StopRequest, WireModel
 
 TIMEOUT = aiohttp.ClientTimeout(total=5, sock_connect=2)
 
@@ -25,6 +25,8 @@ class DriverApi(Protocol):
     async def status(self, host: str, token: str) -> DriverStatus: ...
 
     async def history(self, host: str, token: str) -> History: ...
+
+    async def checkpoint(self, host: str, token: str, request: CheckpointRequest) -> None: ...
 
     async def stop(self, host: str, token: str, request: StopRequest) -> None: ...
 
@@ -43,6 +45,10 @@ class DriverClient:
     async def history(self, host: str, token: str) -> History:
         """GET /history."""
         return _parse(History, await self._send("GET", host, token, "/history"))
+
+    async def checkpoint(self, host: str, token: str, request: CheckpointRequest) -> None:
+        """POST /checkpoint: the driver saves one at its next step boundary."""
+        await self._send("POST", host, token, "/checkpoint", request.model_dump_json(by_alias=True))
 
     async def stop(self, host: str, token: str, request: StopRequest) -> None:
         """POST /stop: the driver ends its process after it has answered."""

@@ -37,11 +37,25 @@ CLAIMS = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 CONFIG_MAPS = Resource("v1", "ConfigMap", "configmaps")
 SECRETS = Resource("v1", "Secret", "secrets")
 EVENTS = Resource("v1", "Event", "events")
+WORKLOADS = Resource("kueue.x-k8s.io/v1beta2", "Workload", "workloads")
 LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
+DISRUPTION_BUDGETS = Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
+NODES = Resource("v1", "Node", "nodes")
 
 _BY_KIND = {
     (r.api_version, r.kind): r
-    for r in (RL_TRAINING_JOBS, RAY_CLUSTERS, BATCH_JOBS, PODS, CLAIMS, CONFIG_MAPS, SECRETS, EVENTS, LEASES)
+    for r in (
+        RL_TRAINING_JOBS,
+        RAY_CLUSTERS,
+        BATCH_JOBS,
+        PODS,
+        CLAIMS,
+        CONFIG_MAPS,
+        SECRETS,
+        EVENTS,
+        LEASES,
+        DISRUPTION_BUDGETS,
+    )
 }
 
 

@@ -5,6 +5,7 @@ from `rltrain_api.names` and are functions of the job's name: creating a thing t
 """
 
 from rltrain_operator.plan.claims import plan_checkpoint_claim, plan_data_claims
+from rltrain_operator.plan.disruption import plan_disruption_budget
 from rltrain_operator.plan.initializers import plan_initializer
 from rltrain_operator.plan.limits import beyond_this_release
 from rltrain_operator.plan.raycluster import cluster_hash, plan_ray_cluster, worker_pods_wanted
@@ -14,19 +15,26 @@ from rltrain_operator.plan.records import (
     plan_config_map,
     plan_history,
     plan_secret,
+    spec_hash,
 )
+from rltrain_operator.plan.submission import Submission, plan_submission, upstream_overrides
 
 __all__ = [
     "CONFIG_KEY",
     "HISTORY_KEY",
+    "Submission",
     "beyond_this_release",
     "cluster_hash",
     "plan_checkpoint_claim",
     "plan_config_map",
     "plan_data_claims",
+    "plan_disruption_budget",
     "plan_history",
     "plan_initializer",
     "plan_ray_cluster",
     "plan_secret",
+    "plan_submission",
+    "spec_hash",
+    "upstream_overrides",
     "worker_pods_wanted",
 ]

@@ -1,4 +1,7 @@
-"""Volume claims. Checkpoints outlive the job, so their claim has no owner; data from a template goes with the job."""
+"""Volume claims made from templates, and who owns them: what the job owns is deleted with it.
+
+Checkpoints outlive the job, so their claim has no owner unless the job says so; data and cache go with the job.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,7 @@ from rltrain_api import names
 from rltrain_api.job import RLTrainingJob
 from rltrain_api.spec.storage import ClaimTemplate
 from rltrain_operator.plan.metadata import Manifest, child_metadata
-
-CHECKPOINTS = "checkpoints"
+from rltrain_operator.plan.mounts import CACHE, CHECKPOINTS
 
 
 def _claim(job: RLTrainingJob, volume: str, template: ClaimTemplate, *, owned: bool) -> Manifest:
@@ -27,20 +29,17 @@ def _claim(job: RLTrainingJob, volume: str, template: ClaimTemplate, *, owned: b
 
 
 def plan_checkpoint_claim(job: RLTrainingJob) -> Manifest | None:
-    """The claim for checkpoints, or None when the job names an existing one."""
-    template = job.spec.storage.checkpoints.claim_template
-    return _claim(job, CHECKPOINTS, template, owned=False) if template is not None else None
+    """The claim for checkpoints, or None when the job names an existing one; it has an owner where it goes with it."""
+    checkpoints = job.spec.storage.checkpoints
+    if checkpoints.claim_template is None:
+        return None
+    return _claim(job, CHECKPOINTS, checkpoints.claim_template, owned=checkpoints.delete_policy == "Delete")
 
 
 def plan_data_claims(job: RLTrainingJob) -> list[Manifest]:
-    """One claim per data volume that has a template."""
-    return [
-        _claim(job, volume.name, volume.claim_template, owned=True)
-        for volume in job.spec.storage.data
-        if volume.claim_template is not None
-    ]
-
-
-def claim_in_use(job: RLTrainingJob, volume: str, claim_name: str | None) -> str:
-    """The name of the claim a pod mounts: the existing one the job names, or the one made from the template."""
-    return claim_name if claim_name is not None else names.claim_name(job.metadata.name, volume)
+    """One claim per data volume that has a template, and one for the cache where it has one."""
+    storage = job.spec.storage
+    templates = [(volume.name, volume.claim_template) for volume in storage.data]
+    if storage.cache is not None:
+        templates.append((CACHE, storage.cache.claim_template))
+    return [_claim(job, name, template, owned=True) for name, template in templates if template is not None]

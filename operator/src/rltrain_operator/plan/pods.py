@@ -13,7 +13,7 @@ from rltrain_api.job import RLTrainingJob
 from rltrain_api.quantity import parse_quantity
 from rltrain_api.spec.pools import Pool, Resources
 from rltrain_api.spec.runtime import EnvVar
-from rltrain_operator.plan.claims import CHECKPOINTS, claim_in_use
+from rltrain_operator.plan import mounts
 from rltrain_operator.plan.metadata import Manifest
 
 USER_ID = 1000
@@ -44,15 +44,16 @@ def container_security() -> Manifest:
 
 
 def image(job: RLTrainingJob, role: str) -> str:
-    """The image of a role's pods: its own, or the one of all; initializers run the trainer's."""
+    """The image of a role's pods: its own, or the one of all; what is neither head nor inference runs the trainer's."""
     images = job.spec.runtime.images
-    own = {
-        names.ROLE_HEAD: images.head,
-        names.ROLE_TRAINER: images.trainer,
-        names.ROLE_INFERENCE: images.inference,
-        names.ROLE_INITIALIZER: images.trainer,
-    }
-    return own[role] or job.spec.runtime.image
+    own = {names.ROLE_HEAD: images.head, names.ROLE_INFERENCE: images.inference}
+    return own.get(role, images.trainer) or job.spec.runtime.image
+
+
+def pull_secrets(job: RLTrainingJob) -> Manifest:
+    """The Secrets that images are pulled with as a part of a pod's spec; nothing where the job names none."""
+    secrets = [{"name": secret.name} for secret in job.spec.runtime.image_pull_secrets]
+    return {"imagePullSecrets": secrets} if secrets else {}
 
 
 def priority(job: RLTrainingJob) -> Manifest:
@@ -84,18 +85,12 @@ def token_variable(job: RLTrainingJob) -> Manifest:
 
 def volumes(job: RLTrainingJob) -> list[Manifest]:
     """The claims every pod of the job mounts."""
-    storage = job.spec.storage
-    claims = {CHECKPOINTS: claim_in_use(job, CHECKPOINTS, storage.checkpoints.claim_name)}
-    claims |= {volume.name: claim_in_use(job, volume.name, volume.claim_name) for volume in storage.data}
-    return [{"name": name, "persistentVolumeClaim": {"claimName": claim}} for name, claim in claims.items()]
+    return mounts.claim_volumes(job)
 
 
 def volume_mounts(job: RLTrainingJob) -> list[Manifest]:
     """Where those claims appear."""
-    storage = job.spec.storage
-    mounts = {CHECKPOINTS: storage.checkpoints.mount_path}
-    mounts |= {volume.name: volume.mount_path for volume in storage.data}
-    return [{"name": name, "mountPath": path} for name, path in mounts.items()]
+    return mounts.claim_mounts(job)
 
 
 def shared_memory(pool: Pool) -> tuple[Manifest, Manifest]:

@@ -18,20 +18,37 @@ from rltrain_api import names
 from rltrain_api.env import is_secret
 from rltrain_api.job import RLTrainingJob
 from rltrain_api.render import Rendered, notes_for_skyrl, overrides_for_skyrl
+from rltrain_api.render.kubernetes import deadline_notes, left_out
 from rltrain_api.render.machines import Machines, machines_for_skyrl
 from rltrain_api.render.upstream import ENTRYPOINT, RAY_VERSION, VERSION
 from rltrain_api.render.variables import Variables, secret_notes, variables_for_skyrl
-from rltrain_api.spec.pools import Resources
+from rltrain_api.spec.pools import Pool, Resources
 from rltrain_api.yaml_text import yaml_text
-from rltrain_operator.plan import pods
+from rltrain_operator.plan import pods, queueing
 from rltrain_operator.plan.claims import plan_checkpoint_claim, plan_data_claims
+from rltrain_operator.plan.initializers import program, script_mounts, script_volumes
 from rltrain_operator.plan.metadata import Manifest
-from rltrain_operator.plan.raycluster import RAY_CONTAINER, TERMINATION_GRACE_SECONDS
+from rltrain_operator.plan.template import RAY_CONTAINER, TERMINATION_GRACE_SECONDS, with_pool
 
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 WORKER_GROUP = "workers"
 HEAD_PORTS = {"gcs-server": 6379, "dashboard": names.DASHBOARD_PORT, "client": 10001}
 _MEBIBYTE = 1024 * 1024
+# Fields of the spec that Kubernetes and KubeRay do without the operator, besides those that every rendering carries.
+CARRIED = (
+    "runtime.images.head",
+    "runtime.images.trainer",
+    "runtime.imagePullPolicy",
+    "runtime.imagePullSecrets",
+    "pools.head",
+    "pools.trainer",
+    "failurePolicy.backoffLimit",
+    "queueName",
+    "priorityClassName",
+    "suspend",
+    "startupDeadlineSeconds",
+    "activeDeadlineSeconds",
+    "ttlSecondsAfterFinished",
+)
 
 
 def render_ray_job(job: RLTrainingJob) -> Rendered:
@@ -42,12 +59,14 @@ def render_ray_job(job: RLTrainingJob) -> Rendered:
 
 def plan_ray_job(job: RLTrainingJob) -> Manifest:
     """The RayJob alone."""
-    queue = job.spec.queue_name
     metadata: Manifest = {"name": job.metadata.name, "namespace": job.metadata.namespace}
-    if queue is not None:
-        metadata["labels"] = {QUEUE_LABEL: queue}
-    # Kueue lets go what waits in a queue, and wants the cluster to be gone when the run has ended.
-    waiting = {} if queue is None else {"suspend": True}
+    labels = queueing.queue_labels(job)
+    if labels:
+        metadata["labels"] = labels
+    # Kueue lets go what waits in a queue. It and `suspend` want the cluster to be gone when the run has ended.
+    waiting = {"suspend": True} if queueing.waits_for_kueue(job) or job.spec.suspend else {}
+    deadline = job.spec.active_deadline_seconds
+    bounds = {} if deadline is None else {"activeDeadlineSeconds": deadline}
     spec = {
         "entrypoint": _entrypoint(job),
         "submissionMode": "HTTPMode",
@@ -56,6 +75,7 @@ def plan_ray_job(job: RLTrainingJob) -> Manifest:
         "ttlSecondsAfterFinished": job.spec.ttl_seconds_after_finished,
         "backoffLimit": job.spec.failure_policy.backoff_limit,
         "preRunningDeadlineSeconds": job.spec.startup_deadline_seconds,
+        **bounds,
         "rayClusterSpec": {
             "rayVersion": RAY_VERSION,
             "enableInTreeAutoscaling": False,
@@ -86,9 +106,12 @@ def _head(job: RLTrainingJob) -> Manifest:
     volume, mount = pods.shared_memory(pool)
     container = _container(job, names.ROLE_HEAD, pods.resources(pool.resources), mount)
     container["ports"] = [{"name": name, "containerPort": port} for name, port in HEAD_PORTS.items()]
-    template = _template(job, container, volume, dict(pool.node_selector), list(pool.tolerations))
+    template = _template(job, container, volume, pool)
     if job.spec.storage.initializers:
         template["spec"]["initContainers"] = list(_initializers(job))
+        template["spec"]["volumes"] += [
+            volume for initializer in job.spec.storage.initializers for volume in script_volumes(initializer)
+        ]
     # No CPUs for tasks: SkyRL's driver is one, and runs on a worker.
     return {"rayStartParams": {"num-cpus": "0", "num-gpus": "0"}, "template": template}
 
@@ -106,7 +129,7 @@ def _workers(job: RLTrainingJob, machines: Machines) -> Manifest:
         "maxReplicas": machines.nodes,
         "numOfHosts": 1,
         "rayStartParams": {"num-cpus": str(machines.cpus), "num-gpus": str(machines.gpus)},
-        "template": _template(job, container, volume, dict(pool.node_selector), list(pool.tolerations)),
+        "template": _template(job, container, volume, pool),
     }
 
 
@@ -124,13 +147,7 @@ def _container(job: RLTrainingJob, role: str, resources: Manifest, shared_memory
     }
 
 
-def _template(
-    job: RLTrainingJob,
-    container: Manifest,
-    shared_memory: Manifest,
-    node_selector: dict[str, str],
-    tolerations: list[Manifest],
-) -> Manifest:
+def _template(job: RLTrainingJob, container: Manifest, shared_memory: Manifest, pool: Pool) -> Manifest:
     spec: Manifest = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -138,13 +155,10 @@ def _template(
         "securityContext": pods.pod_security(),
         "containers": [container],
         "volumes": [*pods.volumes(job), shared_memory],
+        **pods.pull_secrets(job),
         **pods.priority(job),
     }
-    if node_selector:
-        spec["nodeSelector"] = node_selector
-    if tolerations:
-        spec["tolerations"] = tolerations
-    return {"metadata": {"annotations": dict(pods.POD_ANNOTATIONS)}, "spec": spec}
+    return with_pool({"metadata": {"annotations": dict(pods.POD_ANNOTATIONS)}, "spec": spec}, pool)
 
 
 def _initializers(job: RLTrainingJob) -> Iterator[Manifest]:
@@ -155,13 +169,12 @@ def _initializers(job: RLTrainingJob) -> Iterator[Manifest]:
         shared = [entry for entry in _environment(job, variables) if entry["name"] not in own]
         yield {
             "name": f"init-{initializer.name}",
-            "image": pods.image(job, names.ROLE_INITIALIZER),
+            "image": initializer.image or pods.image(job, names.ROLE_INITIALIZER),
             "imagePullPolicy": job.spec.runtime.image_pull_policy,
-            "command": list(initializer.command),
-            "args": list(initializer.args),
+            **program(initializer),
             "env": [*shared, *(_variable(job, name, value) for name, value in own.items())],
             "envFrom": pods.environment_sources(job),
-            "volumeMounts": pods.volume_mounts(job),
+            "volumeMounts": [*pods.volume_mounts(job), *script_mounts(initializer)],
             "resources": pods.resources(initializer.resources),
             "securityContext": pods.container_security(),
         }
@@ -210,8 +223,11 @@ def _notes(job: RLTrainingJob) -> Iterator[str]:
             "spec.storage.initializers: run in the head's pod before Ray starts, and again with each new cluster; "
             "their backoffLimit and deadlineSeconds are left out"
         )
-    inference = job.spec.pools.inference
-    if not job.spec.config.trainer.placement.colocate_all and inference.model_fields_set - {"resources"}:
+    if job.spec.storage.checkpoints.resume_from is not None:
+        yield "spec.storage.checkpoints.resumeFrom: its volume is mounted, and the run does not begin from it"
+    if job.spec.pools.inference.model_fields_set - {"resources"}:
         yield "spec.pools.inference: all worker pods are alike, so but for CPU and memory they follow pools.trainer"
     if job.spec.failure_policy.backoff_limit > 0:
-        yield "spec.failurePolicy: KubeRay makes a new cluster for each attempt; restartDelaySeconds is left out"
+        yield "spec.failurePolicy.backoffLimit: KubeRay makes a new cluster for each attempt"
+    yield from left_out(job, CARRIED, "only RLTrain's operator can do it")
+    yield from deadline_notes(job)

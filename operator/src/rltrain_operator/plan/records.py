@@ -6,23 +6,49 @@ import json
 from typing import Any
 
 from rltrain_api import names
-from rltrain_api.job import ObjectMeta
+from rltrain_api.job import ObjectMeta, RLTrainingJob
 from rltrain_api.wire import History
-from rltrain_operator.plan.metadata import Manifest, child_metadata
+from rltrain_operator.plan.metadata import Manifest, child_metadata, fingerprint
 
 CONFIG_KEY = "config.json"
+OVERRIDES_KEY = "overrides.json"
 HISTORY_KEY = "history.json"
 
 
-def plan_config_map(job: ObjectMeta, document: dict[str, Any]) -> Manifest:
-    """The immutable record of one generation's resolved configuration, readable long after the run."""
+def plan_config_map(job: ObjectMeta, document: dict[str, Any], overrides: list[str] | None = None) -> Manifest:
+    """The immutable record of one generation's resolved configuration, readable long after the run.
+
+    `overrides` are what upstream's trainer is told of it, for a job that runs that one.
+    """
+    data = {CONFIG_KEY: json.dumps(document, indent=2, sort_keys=True)}
+    if overrides is not None:
+        data[OVERRIDES_KEY] = json.dumps(overrides, indent=2)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": child_metadata(job, names.config_map_name(job.name, job.generation), "config"),
         "immutable": True,
-        "data": {CONFIG_KEY: json.dumps(document, indent=2, sort_keys=True)},
+        "data": data,
     }
+
+
+# What may change without another run: these fields count at once, or say how long something may take.
+POLICIES = frozenset(
+    {
+        "active_deadline_seconds",
+        "failure_policy",
+        "managed_by",
+        "startup_deadline_seconds",
+        "suspend",
+        "ttl_seconds_after_finished",
+        "update_policy",
+    }
+)
+
+
+def spec_hash(job: RLTrainingJob) -> str:
+    """Tells two specs that ask for one run by what was written in them, and not by what is made of it."""
+    return fingerprint(job.spec.model_dump(mode="json", exclude=set(POLICIES), exclude_defaults=True))
 
 
 def plan_secret(job: ObjectMeta, *, driver_token: str, ray_token: str) -> Manifest:

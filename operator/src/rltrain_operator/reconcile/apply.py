@@ -10,14 +10,12 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import orjson
-
 from rltrain_api import names
 from rltrain_api.job import RLTrainingJob
 from rltrain_api.resolve import resolved_document
-from rltrain_api.wire import JobReference, RunDocument, StopRequest
+from rltrain_api.wire import CheckpointRequest, JobReference, StopRequest
 from rltrain_operator import plan
-from rltrain_operator.cache import Cache, Key
+from rltrain_operator.cache import WATCHED_CHILDREN, Cache, Key
 from rltrain_operator.driver_client import DriverApi, DriverUnavailableError
 from rltrain_operator.kube import (
     AlreadyExistsError,
@@ -32,6 +30,7 @@ from rltrain_operator.kube.resources import CONFIG_MAPS, RAY_CLUSTERS, SECRETS, 
 from rltrain_operator.rayjobs import RayJobsApi, RayUnavailableError
 from rltrain_operator.reconcile import reasons
 from rltrain_operator.reconcile.observe import owned_by
+from rltrain_operator.reconcile.references import amiss
 from rltrain_operator.reconcile.state import (
     Action,
     Blocked,
@@ -40,6 +39,7 @@ from rltrain_operator.reconcile.state import (
     CreateRecords,
     DeleteRayCluster,
     Observed,
+    RequestCheckpoint,
     StopDriver,
     StopRayJob,
     Subject,
@@ -98,6 +98,7 @@ class Applier:
                 initializer = next(one for one in initializers if one.name == name)
                 await self._create_owned(plan.plan_initializer(context.job, initializer), context)
             case CreateRayCluster():
+                await self._write_disruption_budget(context)
                 await self._create_owned(plan.plan_ray_cluster(context.job), context)
             case Submit():
                 await self._submit(action, context)
@@ -106,21 +107,29 @@ class Applier:
             case WriteHistory():
                 await self._write_history(action, context)
             case StopDriver():
-                await self._stop_driver(context)
+                await self._stop_driver(action, context)
+            case RequestCheckpoint(request=request):
+                await self._request_checkpoint(request, context)
             case DeleteRayCluster(uid=uid):
                 await self._delete_ray_cluster(uid, context)
 
     async def _create_records(self, context: Context) -> None:
         uid, metadata = context.subject.metadata.uid, context.subject.metadata
+        blocked = await amiss(context.job, self._kube)
+        if blocked is not None:
+            raise BlockedError(blocked)
         claims = plan.plan_data_claims(context.job)
         checkpoints = plan.plan_checkpoint_claim(context.job)
-        if checkpoints is not None:
+        if checkpoints is not None and "ownerReferences" in checkpoints["metadata"]:
+            claims.append(checkpoints)
+        elif checkpoints is not None:
             await self._create_unowned(checkpoints)
         for claim in claims:
             await self._create_owned(claim, context)
         await self._create_secret(context)
         # Last, because the status names the ConfigMap once all of this is there.
-        await self._create_owned(plan.plan_config_map(metadata, resolved_document(context.job)), context)
+        overrides = plan.upstream_overrides(context.job)
+        await self._create_owned(plan.plan_config_map(metadata, resolved_document(context.job), overrides), context)
         logger.debug("records created", extra={"job_uid": uid})
 
     async def _create_secret(self, context: Context) -> None:
@@ -161,7 +170,7 @@ class Applier:
             self._demand_own(live, manifest, context)
         except (ForbiddenError, InvalidError) as error:
             raise _refused(manifest, error) from error
-        if resource is not CONFIG_MAPS:
+        if resource in WATCHED_CHILDREN:
             self._cache.upsert(resource, live)
         return live
 
@@ -189,13 +198,10 @@ class Applier:
         except NotFoundError as error:
             message = f"ConfigMap {action.config_map} with the run's configuration is gone: create the job anew"
             raise BlockedError(Blocked(reasons.CREATION_REFUSED, message)) from error
-        document = RunDocument(
-            job=JobReference(namespace=metadata.namespace, name=metadata.name, uid=metadata.uid),
-            attempt=action.attempt,
-            config=orjson.loads(record["data"][plan.CONFIG_KEY]),
-        )
-        env_vars = {names.RUN_ENV: document.model_dump_json(by_alias=True)}
-        await self._ray.submit(host, self._tokens.ray_token(metadata.uid), action.submission_id, env_vars)
+        job = JobReference(namespace=metadata.namespace, name=metadata.name, uid=metadata.uid)
+        planned = plan.plan_submission(record["data"], job, action.attempt)
+        token = self._tokens.ray_token(metadata.uid)
+        await self._ray.submit(host, token, action.submission_id, planned.entrypoint, planned.env_vars)
 
     async def _stop_ray_job(self, submission_id: str, context: Context) -> None:
         """An unreachable Ray is no reason to stay in the failed attempt: the next one waits for this driver's end."""
@@ -219,13 +225,33 @@ class Applier:
         except BlockedError as error:
             logger.warning("history not written", extra={"error": error.blocked.message})
 
-    async def _stop_driver(self, context: Context) -> None:
-        """A driver that does not hear it ends by itself a minute after it has finished."""
+    async def _write_disruption_budget(self, context: Context) -> None:
+        """A budget that may not be written (somebody's object, a missing right) does not hold up the run it guards."""
+        manifest = plan.plan_disruption_budget(context.job)
+        try:
+            live = await self._create_owned(manifest, context)
+            if live["spec"].get("minAvailable") != manifest["spec"]["minAvailable"]:
+                manifest["metadata"]["uid"] = live["metadata"]["uid"]
+                await self._kube.apply(manifest, field_manager=names.FIELD_MANAGER)
+        except BlockedError as error:
+            logger.warning("disruption budget not written", extra={"error": error.blocked.message})
+
+    async def _stop_driver(self, action: StopDriver, context: Context) -> None:
+        """A driver that does not hear it is told again; one that has finished ends by itself in a minute."""
+        token = self._tokens.driver_token(context.subject.metadata.uid)
+        request = StopRequest(checkpoint=action.checkpoint, deadline_seconds=action.deadline_seconds)
+        try:
+            await self._driver.stop(_head_host(context), token, request)
+        except DriverUnavailableError as error:
+            logger.info("driver did not take /stop", extra={"error": str(error)})
+
+    async def _request_checkpoint(self, request: str, context: Context) -> None:
+        """A driver that does not hear it is told again."""
         token = self._tokens.driver_token(context.subject.metadata.uid)
         try:
-            await self._driver.stop(_head_host(context), token, StopRequest(checkpoint=False, deadline_seconds=30))
+            await self._driver.checkpoint(_head_host(context), token, CheckpointRequest(request=request))
         except DriverUnavailableError as error:
-            logger.info("finished driver did not take /stop", extra={"error": str(error)})
+            logger.info("driver did not take /checkpoint", extra={"error": str(error)})
 
     async def _delete_ray_cluster(self, uid: str, context: Context) -> None:
         namespace, name = context.key

@@ -1,6 +1,6 @@
-"""The part of the decision that begins when the cluster is there: attempts of the driver, one after the other.
+"""The life of one attempt that nobody wishes to end: submitted, followed, and complete or failed.
 
-Rows 10 to 23 of the table in `decide`.
+The section "an attempt is alive" of the table in `decide`.
 """
 
 from __future__ import annotations
@@ -13,94 +13,59 @@ from rltrain_api.wire import DriverPhase, DriverStatus
 from rltrain_operator.rayjobs import RayJob, RayJobState
 from rltrain_operator.reconcile import mirror, reasons
 from rltrain_operator.reconcile.draft import Draft
-from rltrain_operator.reconcile.state import StopDriver, StopRayJob, Submit, Unreachable, WriteHistory
+from rltrain_operator.reconcile.failing import fail_attempt, forgive
+from rltrain_operator.reconcile.requests import ask_for_checkpoint, note_saved
+from rltrain_operator.reconcile.stall import Pace, judge_pace
+from rltrain_operator.reconcile.state import StopDriver, Submit, Unreachable, WriteHistory
 
 POLL_SECONDS = 3.0
 SILENCE_LIMIT = timedelta(seconds=60)
 LOG_CHARACTERS = 1000
 
 
-def decide_attempt(draft: Draft) -> None:
-    """See the module's docstring; the draft has a cluster."""
-    if draft.attempt == 0 or draft.attempt_is_over:
-        _between_attempts(draft)
-    else:
-        _within_attempt(draft)
+def answer_of(draft: Draft) -> DriverStatus | None:
+    """The answer of the present attempt's driver; that of an attempt that is over may not quite have gone yet."""
+    driver = draft.observed.driver
+    return driver if driver is not None and driver.attempt == draft.attempt else None
 
 
-def _between_attempts(draft: Draft) -> None:
-    cluster = draft.observed.cluster
-    assert cluster is not None, "attempts need a cluster"
-    _count_engines(draft, None)
-    awaited = _awaited_before_next(draft)
-    if awaited is None:
-        _plan_attempt(draft)
-        return
-    if draft.attempt == 0:
-        draft.underway(Phase.PROVISIONING, reasons.PROVISIONING, awaited)
-    else:
-        draft.underway(Phase.RESTARTING, reasons.RESTARTING, f"before attempt {draft.attempt + 1}: {awaited}")
-    draft.wait_until_deadline(awaited)
+def failed_by_itself(draft: Draft) -> bool:
+    """Whether the attempt has failed without having been told to stop."""
+    ray, driver = draft.observed.ray, answer_of(draft)
+    ended = isinstance(ray, RayJob) and ray.state.ended and ray.state is not RayJobState.SUCCEEDED
+    return draft.open_stop is None and (ended or (driver is not None and driver.phase is DriverPhase.FAILED))
 
 
-def _awaited_before_next(draft: Draft) -> str | None:
-    """What the next attempt still has to wait for, or None when it can begin."""
-    cluster, failure = draft.observed.cluster, draft.old.last_failure
-    assert cluster is not None, "attempts need a cluster"
-    if draft.attempt > 0 and failure is not None and failure.time is not None:
-        due = failure.time + timedelta(seconds=draft.failure_policy.restart_delay_seconds)
-        if draft.now < due:
-            draft.look_again_at(due)
-            return f"restartDelaySeconds after {failure.reason}"
-    if not cluster.ready:
-        condition = draft.conditions.get(ConditionType.CLUSTER_READY)
-        draft.look_again(POLL_SECONDS if draft.attempt else POLL_SECONDS * 10)
-        return condition.message if condition else "the cluster"
-    if draft.attempt > 0 and draft.old.submission_id is not None:
-        draft.look_again(POLL_SECONDS)
-        ray = draft.observed.ray
-        if isinstance(ray, Unreachable):
-            return f"Ray's Jobs API ({ray.message})"
-        if ray is not None and not ray.state.ended:
-            draft.act(StopRayJob(draft.old.submission_id))
-            return f"the driver of attempt {draft.attempt} to end"
-    return None
+def come_to_its_end(draft: Draft) -> bool:
+    """Follow an attempt that has done all its steps, whatever was wished of it; False where it has not."""
+    ray, driver = draft.observed.ray, answer_of(draft)
+    succeeded = isinstance(ray, RayJob) and ray.state is RayJobState.SUCCEEDED
+    if not succeeded and (driver is None or driver.phase is not DriverPhase.FINISHED):
+        return False
+    within_attempt(draft)
+    return True
 
 
-def _plan_attempt(draft: Draft) -> None:
-    """The number and the id go into the status first; the next pass submits under them."""
-    metadata = draft.subject.metadata
-    attempt = draft.attempt + 1
-    draft.set(
-        attempt=attempt,
-        submission_id=names.submission_id(metadata.name, metadata.uid, attempt),
-        attempt_start_time=draft.now,
-    )
-    message = f"attempt {attempt} is about to be submitted"
-    draft.underway(Phase.STARTING, reasons.ATTEMPT_PLANNED, message)
-    draft.conditions.set(ConditionType.TRAINING, False, reasons.ATTEMPT_PLANNED, message)
-    draft.look_again(0)
-
-
-def _within_attempt(draft: Draft) -> None:
-    ray, driver = draft.observed.ray, draft.observed.driver
-    if driver is not None and driver.attempt != draft.attempt:
-        driver = None  # the driver of an attempt that is over has not quite gone yet
+def within_attempt(draft: Draft) -> None:
+    """See the module's docstring; the draft has a cluster and an attempt that is alive."""
+    ray, driver = draft.observed.ray, answer_of(draft)
     draft.look_again(POLL_SECONDS)
-    _count_engines(draft, driver)
+    count_engines(draft, driver)
     submitted = draft.conditions.reason(ConditionType.TRAINING) in reasons.SUBMITTED
     if driver is not None and driver.phase is DriverPhase.FAILED:
-        draft.fail_attempt(_reported_failure(driver))
+        fail_attempt(draft, _reported_failure(driver))
     elif ray is None and not submitted:
         _submit(draft)
     elif ray is None:
         message = "Ray no longer knows the driver: the head pod was restarted or replaced"
         remedy = "See why the head pod ended (memory, node); the run resumes from its newest checkpoint."
-        draft.fail_attempt(Failure(reason=reasons.DRIVER_LOST, role=names.ROLE_HEAD, message=message, remedy=remedy))
+        fail_attempt(draft, Failure(reason=reasons.DRIVER_LOST, role=names.ROLE_HEAD, message=message, remedy=remedy))
     elif isinstance(ray, RayJob) and ray.state is RayJobState.SUCCEEDED:
+        if driver is not None:  # upstream's last numbers are in its log, which outlives it
+            mirror_driver(draft, driver)
         _complete(draft)
     elif isinstance(ray, RayJob) and ray.state.ended:
-        draft.fail_attempt(_exit_failure(ray))
+        fail_attempt(draft, _exit_failure(ray))
     elif driver is not None:
         _follow(draft, driver)
     else:
@@ -135,8 +100,9 @@ def _unanswered(draft: Draft, ray: RayJob | Unreachable) -> None:
         seconds = int(SILENCE_LIMIT.total_seconds())
         message = f"the driver has not answered for {seconds} s ({how})"
         remedy = "Look at the head pod and at the driver's log; the run resumes from its newest checkpoint."
-        draft.fail_attempt(
-            Failure(reason=reasons.DRIVER_UNRESPONSIVE, role=names.ROLE_HEAD, message=message, remedy=remedy)
+        fail_attempt(
+            draft,
+            Failure(reason=reasons.DRIVER_UNRESPONSIVE, role=names.ROLE_HEAD, message=message, remedy=remedy),
         )
         return
     draft.look_again_at(since + SILENCE_LIMIT)
@@ -144,36 +110,47 @@ def _unanswered(draft: Draft, ray: RayJob | Unreachable) -> None:
 
 def _follow(draft: Draft, driver: DriverStatus) -> None:
     """The driver answers: its words become the job's progress, checkpoint, engines and durations."""
-    checkpoint = mirror.mirror_checkpoint(driver, draft.old.checkpoint)
+    mirror_driver(draft, driver)
+    pace = judge_pace(driver, draft.failure_policy.stalled_after_steps)
+    if pace.stalled:
+        fail_attempt(draft, _stalled(pace))
+        return
     was_finished = draft.conditions.reason(ConditionType.TRAINING) == reasons.FINISHED
     # The curve comes first: without it the job is not called finished, and the driver waits for us.
     history = draft.observed.history
     finished = was_finished or (driver.phase is DriverPhase.FINISHED and history is not None)
-    draft.set(
-        progress=mirror.mirror_progress(driver, checkpoint),
-        checkpoint=checkpoint,
-        durations=mirror.mirror_durations(driver, draft.old),
-    )
-    if checkpoint is not None:
-        message = "a whole checkpoint is there; status.checkpoint has the newest"
-        draft.conditions.set(ConditionType.CHECKPOINTED, True, reasons.CHECKPOINT_COMMITTED, message)
     if driver.phase is DriverPhase.STARTING:
         message = f"attempt {draft.attempt} loads models and joins its engines"
         draft.underway(Phase.STARTING, reasons.DRIVER_PREPARING, message)
         draft.conditions.set(ConditionType.TRAINING, False, reasons.DRIVER_PREPARING, message)
     else:
-        _running(draft, finished)
+        _running(draft, finished, pace.words)
+        forgive(draft)
+        ask_for_checkpoint(draft, driver)
     if was_finished:
         draft.act(StopDriver())
     elif history is not None:
         draft.act(WriteHistory(history))
 
 
-def _running(draft: Draft, finished: bool) -> None:
-    if not draft.conditions.is_true(ConditionType.TRAINING):
-        draft.spent("starting", draft.old.attempt_start_time)
+def mirror_driver(draft: Draft, driver: DriverStatus) -> None:
+    """The driver's numbers become the job's."""
+    checkpoint = mirror.mirror_checkpoint(driver, draft.old.checkpoint)
+    draft.set(
+        progress=mirror.mirror_progress(driver, checkpoint),
+        checkpoint=checkpoint,
+        durations=mirror.mirror_durations(driver, draft.old),
+    )
+    note_saved(draft, driver)
+    if checkpoint is not None:
+        message = "a whole checkpoint is there; status.checkpoint has the newest"
+        draft.conditions.set(ConditionType.CHECKPOINTED, True, reasons.CHECKPOINT_COMMITTED, message)
+
+
+def _running(draft: Draft, finished: bool, slow: str) -> None:
     reason = reasons.FINISHED if finished else reasons.TRAINING
     message = f"attempt {draft.attempt} " + ("has done all its steps" if finished else "trains")
+    message += f", slowly: {slow}" if slow else ""
     draft.conditions.set(ConditionType.TRAINING, True, reason, message)
     draft.set(phase=Phase.RUNNING)
     draft.conditions.set(ConditionType.RECONCILING, False, reasons.SETTLED)
@@ -186,10 +163,21 @@ def _running(draft: Draft, finished: bool) -> None:
         draft.conditions.set(ConditionType.READY, False, reasons.CLUSTER_NOT_READY, f"{message}, but: {trouble}")
 
 
-def _count_engines(draft: Draft, driver: DriverStatus | None) -> None:
+def count_engines(draft: Draft, driver: DriverStatus | None) -> None:
+    """How many engines serve, as a number and as a condition."""
     cluster = draft.observed.cluster
     assert cluster is not None, "attempts need a cluster"
-    draft.set(engines=mirror.mirror_engines(draft.subject.metadata.name, cluster.wanted_engines, driver))
+    if not draft.driver_listens:
+        message = "SkyRL's trainer does not say how many of its engines serve"
+        draft.conditions.set(ConditionType.ENGINES_READY, None, reasons.ENGINES_NOT_TOLD, message)
+        return
+    engines = mirror.mirror_engines(draft.subject.metadata.name, cluster.wanted_engines, driver)
+    draft.set(engines=engines)
+    ready, desired = engines.ready or 0, engines.desired or 0
+    message = f"{ready} of {desired} engines serve"
+    all_serve = driver is not None and ready >= desired
+    reason = reasons.ENGINES_READY if all_serve else reasons.ENGINES_NOT_READY
+    draft.conditions.set(ConditionType.ENGINES_READY, all_serve, reason, message)
 
 
 def _complete(draft: Draft) -> None:
@@ -202,6 +190,16 @@ def _complete(draft: Draft) -> None:
     draft.conditions.set(ConditionType.RECONCILING, False, reasons.COMPLETED)
     draft.conditions.set(ConditionType.STALLED, False, reasons.COMPLETED)
     draft.look_again(draft.ttl_seconds)
+
+
+def _stalled(pace: Pace) -> Failure:
+    return Failure(
+        reason=reasons.TRAINING_STALLED,
+        role=names.ROLE_HEAD,
+        message=f"training hangs: {pace.words}",
+        remedy="See what the driver's log ends with, and whether a rank or an engine waits for another; raise "
+        "spec.failurePolicy.stalledAfterSteps if such a step is no accident.",
+    )
 
 
 def _reported_failure(driver: DriverStatus) -> Failure:

@@ -9,11 +9,13 @@ from datetime import datetime, timedelta
 
 from rltrain_api.status import Status
 
-PROGRESS_INTERVAL = timedelta(seconds=5)
+PROGRESS_INTERVAL = timedelta(seconds=10)
 
-_PROGRESS_FIELDS = ("progress", "engines", "checkpoint", "durations")
+_PROGRESS_FIELDS = ("progress", "engines", "checkpoint", "durations", "accounting")
 # Clocks that run while nothing happens; alone they are no reason to write.
 _CLOCKS = ("updated", "eta_seconds")
+# Of the accounts, what they are reckoned from; the sums go on by themselves and are written with the rest.
+_RATES = ("gpus", "steps", "step_since")
 
 
 def write_due(old: Status, new: Status, last_write: datetime | None, now: datetime) -> datetime | None:
@@ -26,12 +28,17 @@ def write_due(old: Status, new: Status, last_write: datetime | None, now: dateti
 
 
 def _substance(status: Status) -> Status:
-    conditions = [condition.model_copy(update={"message": ""}) for condition in status.conditions]
-    return status.model_copy(update={**dict.fromkeys(_PROGRESS_FIELDS), "conditions": conditions})
+    wordless = {
+        "conditions": [condition.model_copy(update={"message": ""}) for condition in status.conditions],
+        "initializers": [initializer.model_copy(update={"message": ""}) for initializer in status.initializers],
+    }
+    return status.model_copy(update={**dict.fromkeys(_PROGRESS_FIELDS), **wordless})
 
 
 def _progress(status: Status) -> tuple[object, ...]:
     progress = status.progress.model_copy(update=dict.fromkeys(_CLOCKS)) if status.progress else None
     own_durations = {name: value for name, value in (status.durations or {}).items() if "/" not in name}
     messages = [condition.message for condition in status.conditions]
-    return (progress, status.engines, status.checkpoint, own_durations, messages)
+    messages += [initializer.message for initializer in status.initializers]
+    rates = [getattr(status.accounting, name) for name in _RATES] if status.accounting else None
+    return (progress, status.engines, status.checkpoint, own_durations, rates, messages)

@@ -18,6 +18,7 @@ from rltrain_operator.metrics import Metrics
 from rltrain_operator.reconcile.apply import Applier, BlockedError, Context
 from rltrain_operator.reconcile.coalesce import write_due
 from rltrain_operator.reconcile.decide import decide
+from rltrain_operator.reconcile.fitting import NodeWatch, with_shortfalls
 from rltrain_operator.reconcile.observe import Poller, view_subject
 from rltrain_operator.reconcile.state import Action, CreateRecords, Decision, Observed, Subject, Submit
 
@@ -36,6 +37,7 @@ class Controller:
         applier: Applier,
         recorder: EventRecorder,
         metrics: Metrics,
+        nodes: NodeWatch | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._kube = kube
@@ -44,6 +46,7 @@ class Controller:
         self._applier = applier
         self._recorder = recorder
         self._metrics = metrics
+        self._nodes = nodes
         self._clock = clock
         self._last_write: dict[Key, datetime] = {}
 
@@ -59,6 +62,8 @@ class Controller:
         now = self._clock().replace(microsecond=0)
         subject = view_subject(body)
         observed = await self._poller.observe(self._cache, key, subject, now)
+        if self._nodes is not None:
+            observed = await with_shortfalls(observed, subject, self._nodes)
         decision = decide(subject, observed, now)
         done: list[Action] = []
         try:
@@ -95,6 +100,7 @@ class Controller:
         self._cache.upsert(RL_TRAINING_JOBS, live)
         self._last_write[key] = now
         self._metrics.status_writes.inc()
+        self._metrics.count_accounts(key[0], subject.status.accounting, decision.status.accounting)
         return decision.requeue_after
 
 

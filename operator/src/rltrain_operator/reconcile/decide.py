@@ -1,58 +1,72 @@
 """The decision: what a job needs next. Pure; the first row that fits is taken.
 
     #   the job is …                                   actions                        status afterwards
-    1   being deleted                                  none                           unchanged
+    1   being deleted, or managed by somebody else     none                           unchanged
     2   Complete or Failed, cluster there, TTL over    DeleteRayCluster               unchanged
     3   Complete or Failed                             none                           unchanged, look again at the TTL
     4   invalid, no cluster                            none                           ConfigValid=False, Stalled
     5   kept from creating something                   none, again in 30 s            Stalled, if it will not pass
-    6   new, or edited before its cluster              CreateRecords, then as 7-9     resolvedConfig
-    7   valid, initializer i has no batch Job          CreateInitializer(i)           Initializing i of n
-    8   valid, initializer i runs / has failed         none                           Initializing i of n / Failed
-    9   valid, initializers complete, no cluster       CreateRayCluster               Provisioning
-    --  with a cluster: see `attempt`                  …                              ClusterReady follows the cluster
-    10  no attempt yet, cluster not ready              none                           Provisioning (deadline: Failed)
-    11  no attempt yet, cluster ready                  none, again at once            attempt 1 and its id
-    12  attempt n, never submitted, unknown to Ray     Submit(n)                      DriverStarting
-    13  attempt n, submitted, unknown to Ray           none                           attempt failed: DriverLost
-    14  attempt n pending or running, driver answers   WriteHistory when fetched      mirrors the driver
-    15  attempt n running, driver finished             WriteHistory, then StopDriver  Finished
-    16  attempt n, driver reports its failure          StopRayJob                     attempt failed: its reason
-    17  attempt n, driver silent for 60 s              StopRayJob                     attempt failed: DriverUnresponsive
-    18  attempt n succeeded                            none                           Complete
-    19  attempt n failed or stopped                    none                           attempt failed: DriverFailed, …
-    20  attempt n failed, retries left, delay not over none                           Restarting
-    21  attempt n failed, its driver still runs        StopRayJob                     Restarting
-    22  attempt n failed, delay over, cluster ready    none, again at once            attempt n+1 and its id
-    23  attempt n failed, n > backoffLimit             as the failure's               Failed, Stalled
+    --  without a cluster: see `creation` and `wishes`
+    6   wished to be suspended                         none                           Suspended
+    7   its time is over                               none                           Failed: ActiveDeadlineExceeded
+    8   left with pods of the cluster before           none, again in 5 s             Suspending, Updating, …: waits
+    9   new, or edited since its record                CreateRecords, then as 10-12   resolvedConfig
+    10  valid, initializer i has no batch Job          CreateInitializer(i)           Initializing i of n
+    11  valid, initializer i runs / has failed         none                           Initializing i of n / Failed
+    12  valid, initializers complete                   CreateRayCluster               Provisioning
+    --  with a cluster; ClusterReady follows it, and a record that a crash has lost is made again
+    --  held back by Kueue: none, Queued; an attempt that ran is over and has not failed: see `queueing`
+    --  an attempt is alive and nothing is wished of it, or it has failed before it was asked to stop: see `attempt`
+    13  never submitted, unknown to Ray                Submit(n)                      DriverStarting
+    14  submitted, unknown to Ray                      none                           attempt failed: DriverLost
+    15  driver answers                                 WriteHistory when fetched      mirrors the driver
+    16  driver answers, a checkpoint is asked for      RequestCheckpoint              handled, once it is committed
+    17  driver has finished                            WriteHistory, then StopDriver  Finished
+    18  driver reports its failure                     StopRayJob                     attempt failed: its reason
+    19  driver silent for 60 s                         StopRayJob                     attempt failed: DriverUnresponsive
+    20  driver hangs in a step                         StopRayJob                     attempt failed: TrainingStalled
+    21  driver not heard of in time                    StopRayJob                     Failed: StartupDeadlineExceeded
+    22  succeeded                                      none                           Complete
+    23  failed or stopped by somebody                  none                           attempt failed: DriverFailed, …
+    --  an attempt is alive and wished to end: see `stopping`. Wishes, foremost first: suspend, activeDeadlineSeconds,
+        an edit, a restart
+    24  not told yet                                   none, again at once            stop: why and since when
+    25  told, and has come to its end first            as 17, 22                      as 17, 22
+    26  told, still runs                               StopDriver with a checkpoint   Suspending, Updating, Restarting
+    27  told (by us, its pods, a person), has ended    none, again at once            the attempt is over, no failure
+    28  told, still runs after the grace period        StopRayJob, again at once      the attempt is over, no failure
+    --  no attempt is alive and something is wished: see `wishes`
+    29  suspension                                     DeleteRayCluster               Suspending
+    30  its time is over                               none                           Failed: ActiveDeadlineExceeded
+    31  edited, asks for other pods                    DeleteRayCluster               Updating
+    32  edited, the same pods will do                  CreateRecords, again at once   Updating: resolvedConfig
+    33  restart                                        as 34-38                       handled
+    --  no attempt is alive: see `between`
+    34  failed, RestartCluster, still the old cluster  DeleteRayCluster               Restarting
+    35  failed, delay not over                         none                           Restarting
+    36  cluster not ready                              none                           Provisioning, … (deadline: Failed)
+    37  over, its driver still runs                    StopRayJob                     Restarting
+    38  cluster ready                                  none, again at once            attempt n+1 and its id
 
-"Attempt failed" is row 23 when no retry is left. A number is in the status before the deed that bears it (11 before 12,
-22 before 12), and an attempt is submitted under one id, so a crash between any two lines repeats a line at most.
+"Attempt failed" is `failing`: Restarting, or Failed where a rule of the failure policy or its backoffLimit says so. A
+number is in the status before the deed that bears it (38 before 13), a wish before the driver hears of it (24 before
+26), and an attempt is submitted under one id, so a crash between any two lines repeats a line at most. An edit that is
+not applied (updatePolicy: Reject, or the job is over) is told besides whatever row is taken.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from rltrain_api import names
-from rltrain_api.job import RLTrainingJob
-from rltrain_api.resolve import document_hash, resolved_document
-from rltrain_api.status import ConditionType, Failure, Phase, RayClusterReference, ResolvedConfigReference
-from rltrain_operator.plan import cluster_hash
-from rltrain_operator.reconcile import reasons
-from rltrain_operator.reconcile.attempt import decide_attempt
+from rltrain_api.status import ConditionType, Phase
+from rltrain_operator.reconcile import reasons, wishes
+from rltrain_operator.reconcile.attempt import failed_by_itself, within_attempt
+from rltrain_operator.reconcile.between import between_attempts
+from rltrain_operator.reconcile.creation import await_leftovers, before_the_cluster, engage_cluster, record_spec
 from rltrain_operator.reconcile.draft import Draft
-from rltrain_operator.reconcile.state import (
-    Blocked,
-    CreateInitializer,
-    CreateRayCluster,
-    CreateRecords,
-    Decision,
-    DeleteRayCluster,
-    InitializerState,
-    Observed,
-    Subject,
-)
+from rltrain_operator.reconcile.queueing import has_no_quota, waits_for_quota
+from rltrain_operator.reconcile.state import Blocked, Decision, DeleteRayCluster, Observed, Subject
+from rltrain_operator.reconcile.stopping import note_stop_by_others, stop_attempt, stopped_by_others
 
 BLOCKED_RETRY_SECONDS = 30.0
 PASSING_RETRY_SECONDS = 2.0
@@ -60,30 +74,69 @@ PASSING_RETRY_SECONDS = 2.0
 
 def decide(subject: Subject, observed: Observed, now: datetime) -> Decision:
     """See the table above."""
-    if subject.metadata.deleting:
+    if subject.metadata.deleting or subject.managed_elsewhere:
         return Decision(actions=(), status=subject.status)
     draft = Draft(subject, observed, now)
     if draft.conditions.is_true(ConditionType.COMPLETE) or draft.conditions.is_true(ConditionType.FAILED):
         _after_the_end(draft)
         return draft.finish()
-    if subject.errors and observed.cluster is None:
+    suspended = wishes.suspension_is_wanted(draft)
+    if subject.errors and observed.cluster is None and not suspended:
         _refuse(draft)
         return draft.finish()
     _state_validity(draft)
+    if not suspended:
+        wishes.note_resumption(draft)
     if observed.blocked is not None:
         _held_up(draft, observed.blocked)
     elif observed.cluster is None:
-        _before_the_cluster(draft)
+        _without_cluster(draft, suspended)
     else:
-        _engage_cluster(draft)
-        decide_attempt(draft)
-    _state_unapplied_edit(draft)
+        _with_cluster(draft)
+    if observed.cluster is not None:
+        wishes.state_unapplied_edit(draft, over=False)
     return draft.finish()
+
+
+def _without_cluster(draft: Draft, suspended: bool) -> None:
+    has_no_quota(draft, "there is no cluster that could have quota")
+    if suspended:
+        wishes.suspend_without_cluster(draft)
+    elif wishes.deadline_is_over(draft):
+        wishes.exceed_deadline(draft)
+    elif not await_leftovers(draft, _phase_of_waiting(draft), reasons.PODS_LEAVING):
+        before_the_cluster(draft)
+
+
+def _phase_of_waiting(draft: Draft) -> Phase:
+    if draft.old.phase is Phase.UPDATING:
+        return Phase.UPDATING
+    return Phase.RESTARTING if draft.attempt else Phase.PROVISIONING
+
+
+def _with_cluster(draft: Draft) -> None:
+    engage_cluster(draft)
+    if draft.old.resolved_config is None and draft.subject.job is not None:
+        record_spec(draft)
+    wish = wishes.foremost_wish(draft)
+    if waits_for_quota(draft) and (wish is None or draft.attempt_is_alive):
+        return
+    if draft.attempt_is_alive:
+        if stopped_by_others(draft):
+            note_stop_by_others(draft)
+        elif draft.open_stop is None and (wish is None or failed_by_itself(draft)):
+            within_attempt(draft)
+        else:
+            stop_attempt(draft, wish)
+    elif wish is not None:
+        wishes.carry_out(draft, wish)
+    else:
+        between_attempts(draft)
 
 
 def _refuse(draft: Draft) -> None:
     errors = draft.subject.errors
-    message = f"{len(errors)} error(s), nothing was created: " + "; ".join(str(error) for error in errors)
+    message = f"{len(errors)} error(s), nothing is created: " + "; ".join(str(error) for error in errors)
     draft.conditions.set(ConditionType.CONFIG_VALID, False, reasons.INVALID_SPEC, message)
     draft.underway(Phase.PENDING, reasons.INVALID_SPEC, message)
     draft.conditions.set(ConditionType.RECONCILING, False, reasons.INVALID_SPEC)
@@ -111,114 +164,10 @@ def _held_up(draft: Draft, blocked: Blocked) -> None:
     draft.look_again(BLOCKED_RETRY_SECONDS)
 
 
-def _before_the_cluster(draft: Draft) -> None:
-    job = draft.subject.job
-    assert job is not None, "a spec that cannot be read has errors and is refused"
-    record = draft.old.resolved_config
-    wanted = names.config_map_name(job.metadata.name, job.metadata.generation)
-    had_cluster = draft.old.ray_cluster is not None
-    if record is None or (record.config_map != wanted and not had_cluster):
-        draft.act(CreateRecords())
-        digest = document_hash(resolved_document(job))
-        draft.set(resolved_config=ResolvedConfigReference(config_map=wanted, hash=digest))
-    # A cluster that somebody deleted is made again; what the initializers prepared is still on the volumes.
-    if had_cluster or _initializers_are_done(draft):
-        draft.act(CreateRayCluster())
-        draft.spent("initializing", draft.old.start_time or draft.now)
-        cluster_name = names.ray_cluster_name(job.metadata.name)
-        host = names.head_service_host(job.metadata.name, job.metadata.namespace)
-        dashboard = f"http://{host}:{names.DASHBOARD_PORT}"
-        draft.set(ray_cluster=RayClusterReference(name=cluster_name, dashboard=dashboard))
-        message = f"RayCluster {cluster_name} is being created"
-        draft.underway(Phase.PROVISIONING, reasons.PROVISIONING, message)
-        draft.conditions.set(ConditionType.CLUSTER_READY, False, reasons.PROVISIONING, message)
-
-
-def _initializers_are_done(draft: Draft) -> bool:
-    """Whether the cluster may be made; otherwise the draft says which initializer is awaited, or that one failed."""
-    job = draft.subject.job
-    assert job is not None, "only called for a job that can be read"
-    initializers = job.spec.storage.initializers
-    for number, initializer in enumerate(initializers, start=1):
-        view = draft.observed.initializers.get(initializer.name)
-        if view is not None and view.state is InitializerState.COMPLETE:
-            continue
-        where = f"initializer {initializer.name} ({number} of {len(initializers)})"
-        if view is not None and view.state is InitializerState.FAILED:
-            failure = Failure(
-                reason=reasons.INITIALIZER_FAILED,
-                role=names.ROLE_INITIALIZER,
-                pod=view.pod,
-                exit_code=view.exit_code,
-                message=f"{where} failed: {view.message or 'no message'}",
-                remedy="Put right what it says, delete the job and create it again.",
-                time=draft.now,
-                attempt=0,
-            )
-            draft.set(last_failure=failure)
-            draft.fail_job(reasons.INITIALIZER_FAILED, failure.message, remedy=failure.remedy)
-            return False
-        if view is None:
-            draft.act(CreateInitializer(initializer.name))
-        message = f"{where} runs" + (f": {view.message}" if view is not None and view.message else "")
-        draft.underway(Phase.INITIALIZING, reasons.INITIALIZING, message)
-        draft.conditions.set(ConditionType.CLUSTER_READY, False, reasons.INITIALIZING, message)
-        return False
-    return True
-
-
-def _engage_cluster(draft: Draft) -> None:
-    """ClusterReady follows the RayCluster; what keeps it from being ready is said pod by pod."""
-    cluster = draft.observed.cluster
-    assert cluster is not None, "only called with a cluster"
-    if cluster.ready:
-        if not draft.conditions.is_true(ConditionType.CLUSTER_READY):
-            draft.spent("provisioning", cluster.created)
-        message = f"head and {cluster.wanted_workers} worker pods are ready"
-        draft.conditions.set(ConditionType.CLUSTER_READY, True, reasons.CLUSTER_READY, message)
-        return
-    if cluster.deleting:
-        draft.conditions.set(
-            ConditionType.CLUSTER_READY, False, reasons.CLUSTER_DELETED, "the RayCluster is being deleted"
-        )
-        return
-    head = "head ready" if cluster.head_ready else "head not ready"
-    message = f"{head}, {cluster.ready_workers} of {cluster.wanted_workers} worker pods ready"
-    troubles = cluster.troubles or (() if cluster.head_ready else (cluster.head_message or "no head pod yet",))
-    if troubles:
-        message += ": " + "; ".join(troubles)
-    draft.conditions.set(ConditionType.CLUSTER_READY, False, reasons.CLUSTER_NOT_READY, message)
-
-
-def _state_unapplied_edit(draft: Draft) -> None:
-    """An edit after the cluster was made is not applied in this release, and says so."""
-    job, record = draft.subject.job, draft.value("resolved_config")
-    if job is None or record is None or draft.subject.errors or draft.old.ray_cluster is None:
-        return
-    if not _is_edited(draft, job, record):
-        return
-    generation = record.config_map.rsplit("-", 1)[1]
-    message = (
-        f"the spec was edited after the cluster was created; the run keeps generation {generation}. "
-        "To apply the edit, delete the job and create it again: its checkpoints stay and it resumes from them."
-    )
-    draft.conditions.set(ConditionType.RECONCILING, True, reasons.EDIT_NOT_APPLIED, message)
-
-
-def _is_edited(draft: Draft, job: RLTrainingJob, record: ResolvedConfigReference) -> bool:
-    """Whether the spec asks for another run than the one there is; policies, which apply at once, do not count."""
-    if record.config_map == names.config_map_name(job.metadata.name, job.metadata.generation):
-        return False
-    if document_hash(resolved_document(job)) != record.hash:
-        return True
-    cluster = draft.observed.cluster
-    return cluster is not None and cluster_hash(job) != cluster.spec_hash
-
-
 def _after_the_end(draft: Draft) -> None:
     if draft.conditions.is_true(ConditionType.RECONCILING):
         draft.conditions.set(ConditionType.RECONCILING, False, reasons.SETTLED)
-    _state_unapplied_edit(draft)
+    wishes.state_unapplied_edit(draft, over=True)
     cluster, ended = draft.observed.cluster, draft.old.completion_time
     if cluster is None or cluster.deleting or ended is None:
         return

@@ -10,13 +10,12 @@ from typing import Any
 
 from rltrain_api.job import Spec
 from rltrain_api.spec.policies import FailurePolicy
-from rltrain_api.status import ConditionType, Failure, Phase, Status
+from rltrain_api.status import ConditionType, Failure, Phase, Status, Stop
 from rltrain_operator.rayjobs import RayJob
 from rltrain_operator.reconcile import reasons
+from rltrain_operator.reconcile.accounting import with_accounts
 from rltrain_operator.reconcile.conditions import Conditions, cut
 from rltrain_operator.reconcile.state import Action, Decision, Observed, StopRayJob, Subject, Unreachable
-
-FAILURE_MESSAGE_LENGTH = 1500
 
 
 class Draft:
@@ -49,9 +48,31 @@ class Draft:
 
     @property
     def attempt_is_over(self) -> bool:
-        """Whether the newest attempt has failed: its failure carries its number."""
-        failure = self.old.last_failure
-        return failure is not None and failure.attempt == self.attempt
+        """Whether the newest attempt has failed, or was stopped: its failure or its stop carries its number."""
+        failure, stop = self.old.last_failure, self.old.stop
+        failed = failure is not None and failure.attempt == self.attempt
+        return failed or (stop is not None and stop.attempt == self.attempt and stop.ended is not None)
+
+    @property
+    def attempt_is_alive(self) -> bool:
+        """Whether there is an attempt that is neither over nor still to be planned."""
+        return self.attempt > 0 and not self.attempt_is_over
+
+    @property
+    def open_stop(self) -> Stop | None:
+        """The stop of the present attempt that has begun and not come to its end."""
+        stop = self.old.stop
+        return stop if stop is not None and stop.attempt == self.attempt and stop.ended is None else None
+
+    @property
+    def stop_grace_seconds(self) -> int:
+        """For how long a driver that is asked to stop may take; the default while the spec cannot be read."""
+        return self.spec.stop_grace_period_seconds if self.spec else 120
+
+    @property
+    def driver_listens(self) -> bool:
+        """Whether the driver is one of ours, which can be asked for checkpoints and stops; upstream's cannot."""
+        return self.spec is None or self.spec.runtime.trainer == "builtin"
 
     def set(self, **fields: Any) -> None:
         """Change fields of the status."""
@@ -74,15 +95,6 @@ class Draft:
         """Decide again at that moment."""
         self.look_again((moment - self.now).total_seconds())
 
-    def spent(self, phase: str, since: datetime | None, *, add: bool = False) -> None:
-        """Note the seconds that a phase of life took until now; once, unless they add up over attempts."""
-        durations: dict[str, float] = dict(self.value("durations") or {})
-        if since is None or (phase in durations and not add):
-            return
-        seconds = max(0.0, (self.now - since).total_seconds())
-        durations[phase] = round(durations.get(phase, 0.0) + seconds, 1)
-        self.set(durations=durations)
-
     def underway(self, phase: Phase, reason: str, message: str) -> None:
         """The job is on its way and not there: Reconciling, not Ready, not Stalled."""
         self.set(phase=phase)
@@ -91,30 +103,8 @@ class Draft:
         self.conditions.set(ConditionType.STALLED, False, reason)
 
     def leave_training(self, reason: str, message: str) -> None:
-        """Training is not (or no longer) going on; the time it went on is added up."""
-        training = self.conditions.get(ConditionType.TRAINING)
-        if training is not None and training.status == "True":
-            self.spent("running", training.last_transition_time, add=True)
+        """Training is not (or no longer) going on."""
         self.conditions.set(ConditionType.TRAINING, False, reason, message)
-
-    def fail_attempt(self, failure: Failure) -> None:
-        """The present attempt is over; another follows as long as the policy has any left."""
-        attempt = self.attempt
-        message = cut(failure.message, FAILURE_MESSAGE_LENGTH)
-        failure = failure.model_copy(update={"message": message, "attempt": attempt, "time": self.now})
-        self.set(last_failure=failure)
-        self.stop_driver_that_may_run()
-        limit = self.failure_policy.backoff_limit
-        if attempt > limit:
-            text = (
-                f"attempt {attempt} failed and spec.failurePolicy.backoffLimit is {limit}: {failure.reason}: {message}"
-            )
-            self.fail_job(reasons.BACKOFF_LIMIT_EXCEEDED, text, remedy=failure.remedy)
-            return
-        text = f"attempt {attempt} failed: {failure.reason}: {message}"
-        self.leave_training(failure.reason, text)
-        self.underway(Phase.RESTARTING, reasons.RESTARTING, text)
-        self.look_again(self.failure_policy.restart_delay_seconds)
 
     def stop_driver_that_may_run(self) -> None:
         """End the attempt's driver, unless Ray has said that it is not running."""
@@ -143,12 +133,16 @@ class Draft:
     def wait_until_deadline(self, what: str) -> None:
         """Bound the start of this attempt: fail the job when the driver has not answered in time.
 
-        The clock starts when the cluster is created (all initializers are done then) and again at each failure.
+        The clock starts when the cluster is created (all initializers are done then) and again when an attempt ends.
         """
         cluster = self.observed.cluster
         assert cluster is not None, "the deadline bounds the life after the cluster's creation"
-        failure = self.value("last_failure")
-        start = max(cluster.created, failure.time) if failure and failure.time else cluster.created
+        failure, stop = self.value("last_failure"), self.value("stop")
+        ends = (failure.time if failure is not None else None, stop.ended if stop is not None else None)
+        start = max([cluster.created, *(end for end in ends if end is not None)])
+        quota = self.conditions.get(ConditionType.QUOTA_RESERVED)
+        if quota is not None and quota.status == "True":  # time in a queue does not count
+            start = max(start, quota.last_transition_time)
         seconds = self.spec.startup_deadline_seconds if self.spec else 1800
         end = start + timedelta(seconds=seconds)
         if self.now < end:
@@ -167,8 +161,10 @@ class Draft:
         """The decision; conditions nobody has stated yet get their honest start values."""
         for kind, reason in (
             (ConditionType.CLUSTER_READY, reasons.PENDING),
+            (ConditionType.ENGINES_READY, reasons.PENDING),
             (ConditionType.TRAINING, reasons.NOT_STARTED),
             (ConditionType.CHECKPOINTED, reasons.NO_CHECKPOINT),
+            (ConditionType.SUSPENDED, reasons.NOT_SUSPENDED),
             (ConditionType.COMPLETE, reasons.NOT_FINISHED),
             (ConditionType.FAILED, reasons.NOT_FAILED),
         ):
@@ -181,5 +177,5 @@ class Draft:
             **self._fields,
             "conditions": self.conditions.all(),
         }
-        status: Status = self.old.model_copy(update=fields)
+        status: Status = with_accounts(self.old, self.old.model_copy(update=fields), self.observed, self.now)
         return Decision(actions=tuple(self.actions), status=status, requeue_after=self.requeue_after)

@@ -19,8 +19,10 @@ def mirror_progress(driver: DriverStatus, newest_checkpoint: Checkpoint | None) 
 
     A new attempt reports step 0 until it has loaded its checkpoint; the step shown never falls below that checkpoint.
     """
-    step = max(driver.step, newest_checkpoint.latest_step if newest_checkpoint else 0)
     total = driver.total_steps
+    step = max(driver.step, newest_checkpoint.latest_step if newest_checkpoint else 0)
+    # Upstream's last checkpoint bears the number of the step that would have come next.
+    step = min(step, total) if total else step
     return Progress(
         step=step,
         total_steps=total,

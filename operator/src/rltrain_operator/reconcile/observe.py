@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,23 +17,28 @@ from pydantic import ValidationError
 from rltrain_api import names
 from rltrain_api.job import ObjectMeta
 from rltrain_api.judge import judge
+from rltrain_api.spec.policies import FailurePolicy
 from rltrain_api.status import ConditionType, Status
 from rltrain_api.wire import DriverPhase, DriverStatus, History
 from rltrain_operator.cache import Cache, Key
 from rltrain_operator.driver_client import DriverApi, DriverUnavailableError
 from rltrain_operator.kube import Body
-from rltrain_operator.kube.resources import BATCH_JOBS, PODS, RAY_CLUSTERS
+from rltrain_operator.kube.resources import BATCH_JOBS, PODS, RAY_CLUSTERS, WORKLOADS
 from rltrain_operator.plan import beyond_this_release, worker_pods_wanted
-from rltrain_operator.rayjobs import RayJob, RayJobsApi, RayUnavailableError
+from rltrain_operator.rayjobs import LOG_TAIL_BYTES, LOG_TAIL_LINES, RayJob, RayJobsApi, RayUnavailableError
 from rltrain_operator.reconcile import reasons
+from rltrain_operator.reconcile.queueing import view_queue
+from rltrain_operator.reconcile.stall import judge_pace
 from rltrain_operator.reconcile.state import (
     ClusterView,
     InitializerState,
     InitializerView,
     Observed,
+    PodEnd,
     Subject,
     Unreachable,
 )
+from rltrain_operator.reconcile.upstream_watch import Run, UpstreamWatch
 from rltrain_operator.tokens import TokenIssuer
 
 HISTORY_INTERVAL = timedelta(seconds=30)
@@ -48,6 +53,10 @@ def view_subject(body: Body) -> Subject:
         status = Status.model_validate(body.get("status") or {})
     except ValidationError:
         status = Status()
+    spec = body.get("spec")
+    manager = spec.get("managedBy", names.MANAGER) if isinstance(spec, dict) else names.MANAGER
+    if manager != names.MANAGER:
+        return Subject(metadata, status, job=None, managed_elsewhere=True)
     judgement = judge(document)
     beyond = beyond_this_release(judgement.job) if judgement.job is not None else []
     return Subject(metadata, status, judgement.job, (*judgement.errors, *beyond))
@@ -116,17 +125,24 @@ def view_initializers(cache: Cache, key: Key, job_uid: str) -> dict[str, Initial
 
 
 def _view_batch_job(batch_job: Body, pods: list[Body]) -> InitializerView:
-    newest = max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")), default=None)
+    oldest_first = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
+    newest = oldest_first[-1] if pods else None
+    ended = _last_end(newest) if newest else {}
+    failures = int((batch_job.get("status") or {}).get("failed") or 0)
     if _condition(batch_job, "Complete").get("status") == "True":
-        return InitializerView(InitializerState.COMPLETE)
+        words = str(ended.get("message") or "").strip()
+        return InitializerView(InitializerState.COMPLETE, words[-800:], attempts=failures + 1)
     failed = _condition(batch_job, "Failed")
     pod_name = newest["metadata"]["name"] if newest else None
     if failed.get("status") == "True":
-        ended = _last_end(newest) if newest else {}
         message = str(ended.get("message") or failed.get("message") or "").strip()
-        return InitializerView(InitializerState.FAILED, message[-800:], pod_name, ended.get("exitCode"))
+        return InitializerView(InitializerState.FAILED, message[-800:], pod_name, ended.get("exitCode"), failures)
     trouble = pod_trouble(newest) if newest else None
-    return InitializerView(InitializerState.RUNNING, f"{pod_name}: {trouble}" if trouble else "", pod_name)
+    message = f"{pod_name}: {trouble}" if trouble else ""
+    last_words = [str(end["message"]).strip() for end in map(_last_end, oldest_first) if end.get("message")]
+    if failures and not message and last_words:
+        message = f"try {failures + 1}; the one before ended: {last_words[-1][-400:]}"
+    return InitializerView(InitializerState.RUNNING, message, pod_name, attempts=failures + 1)
 
 
 def _last_end(pod: Body) -> Mapping[str, Any]:
@@ -148,12 +164,15 @@ def view_cluster(cache: Cache, key: Key, job_uid: str) -> ClusterView | None:
     failure = _condition(ray_cluster, "ReplicaFailure")
     pods = [pod for pod in cache.children(key, PODS) if _role(pod) != names.ROLE_INITIALIZER]
     troubles = group_troubles(pods)
+    head_pod = _running_head(pods, metadata["name"])
+    labels = metadata.get("labels") or {}
     if failure.get("status") == "True":
         troubles.insert(0, f"KubeRay: {failure.get('reason')}: {failure.get('message')}")
     groups = (ray_cluster.get("spec") or {}).get("workerGroupSpecs") or []
     return ClusterView(
         uid=metadata["uid"],
         created=datetime.fromisoformat(metadata["creationTimestamp"]),
+        trainer=labels.get(names.TRAINER_LABEL, "builtin"),
         spec_hash=(metadata.get("annotations") or {}).get(names.SPEC_HASH_ANNOTATION, ""),
         deleting="deletionTimestamp" in metadata,
         head_ready=head.get("status") == "True",
@@ -161,28 +180,65 @@ def view_cluster(cache: Cache, key: Key, job_uid: str) -> ClusterView | None:
         ready_workers=int((ray_cluster.get("status") or {}).get("readyWorkerReplicas") or 0),
         wanted_workers=worker_pods_wanted(ray_cluster),
         wanted_engines=sum(int(g.get("replicas") or 0) for g in groups if g.get("groupName") == names.ROLE_INFERENCE),
-        head_host=_head_host(pods, metadata["name"]),
+        ready_gpus=sum(_gpus(pod) for pod in pods if _condition(pod, "Ready").get("status") == "True"),
+        head_host=_head_host(head_pod),
+        head_pod=head_pod["metadata"]["name"] if head_pod is not None else None,
+        ends=tuple(end for pod in pods for end in pod_ends(pod)),
         troubles=tuple(troubles[:MAX_TROUBLES]),
+        queue=view_queue(ray_cluster, cache.children(key, WORKLOADS)),
     )
+
+
+def _gpus(pod: Body) -> int:
+    """GPUs of a pod, by the annotation of its template; an annotation that is no number was not written by us."""
+    value = str((pod["metadata"].get("annotations") or {}).get(names.GPUS_ANNOTATION, ""))
+    return int(value) if value.isdecimal() else 0
 
 
 def _role(pod: Body) -> str:
     return str((pod["metadata"].get("labels") or {}).get(names.ROLE_LABEL, ""))
 
 
-def _head_host(pods: list[Body], cluster_name: str) -> str | None:
+def pod_ends(pod: Body) -> list[PodEnd]:
+    """How the pod's containers last ended, those that ended well left out."""
+    found = []
+    for container in (pod.get("status") or {}).get("containers") or []:
+        ended = container["state"].get("terminated") or container["last"].get("terminated") or {}
+        if ended.get("exitCode") and ended.get("finishedAt"):
+            end = PodEnd(
+                pod=pod["metadata"]["name"],
+                role=_role(pod),
+                reason=str(ended.get("reason") or "Error"),
+                exit_code=int(ended["exitCode"]),
+                time=datetime.fromisoformat(ended["finishedAt"]),
+            )
+            found.append(end)
+    return found
+
+
+def view_leftovers(cache: Cache, key: Key) -> tuple[str, ...]:
+    """Pods of a RayCluster of the job, whichever it was; asked only while there is none."""
+    pods = cache.children(key, PODS)
+    return tuple(pod["metadata"]["name"] for pod in pods if "ray.io/cluster" in (pod["metadata"].get("labels") or {}))
+
+
+def _running_head(pods: list[Body], cluster_name: str) -> Body | None:
+    for pod in pods:
+        labels = pod["metadata"].get("labels") or {}
+        running = pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+        if _role(pod) == names.ROLE_HEAD and labels.get("ray.io/cluster") == cluster_name and running:
+            return pod
+    return None
+
+
+def _head_host(head_pod: Body | None) -> str | None:
     """The address of the running head pod.
 
     The pod's own address rather than the head Service's name: it is right the moment the pod is, without a name cache
     that may still hold the address of the pod before it.
     """
-    for pod in pods:
-        labels = pod["metadata"].get("labels") or {}
-        running = pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
-        if _role(pod) == names.ROLE_HEAD and labels.get("ray.io/cluster") == cluster_name and running:
-            address: str | None = pod["status"].get("podIP")
-            return address
-    return None
+    address: str | None = head_pod["status"].get("podIP") if head_pod is not None else None
+    return address
 
 
 @dataclass
@@ -202,10 +258,12 @@ class Poller:
         self._driver = driver
         self._tokens = tokens
         self._contacts: dict[str, _Contact] = {}
+        self._upstream = UpstreamWatch(ray)
 
     def forget(self, job_uid: str) -> None:
         """The job is gone or over."""
         self._contacts.pop(job_uid, None)
+        self._upstream.forget(job_uid)
 
     async def observe(self, cache: Cache, key: Key, subject: Subject, now: datetime) -> Observed:
         """Everything `decide` wants to know about the job; asks the network only while an attempt may be alive."""
@@ -216,21 +274,25 @@ class Poller:
         over = any(_is_true(subject.status, kind) for kind in (ConditionType.COMPLETE, ConditionType.FAILED))
         if cluster is None or submission_id is None or over:
             self.forget(uid)
-            return Observed(initializers=initializers, cluster=cluster)
+            leftovers = view_leftovers(cache, key) if cluster is None else ()
+            return Observed(initializers=initializers, cluster=cluster, leftovers=leftovers)
         contact = self._contacts.get(uid)
         if contact is None or contact.submission_id != submission_id:
             contact = self._contacts[uid] = _Contact(submission_id, last_answer=now)
         ray = await self._ask_ray(cluster, uid, submission_id)
-        driver = await self._ask_driver(cluster, uid, ray)
+        upstream = cluster.trainer == "skyrl"
+        ask = self._ask_upstream(cluster, subject, ray, now) if upstream else self._ask_driver(cluster, uid, ray)
+        driver = await ask
         if driver is not None:
             contact.last_answer = now
+            ray = await self._with_log_of_failing(cluster, subject, driver, ray)
         return Observed(
             initializers=initializers,
             cluster=cluster,
             ray=ray,
             driver=driver,
             driver_silent_since=None if driver is not None else contact.last_answer,
-            history=await self._ask_history(cluster, uid, subject.status, driver, contact, now),
+            history=None if upstream else await self._ask_history(cluster, uid, subject.status, driver, contact, now),
         )
 
     async def _ask_ray(self, cluster: ClusterView, uid: str, submission_id: str) -> RayJob | Unreachable | None:
@@ -241,6 +303,22 @@ class Poller:
         except RayUnavailableError as error:
             return Unreachable(str(error))
 
+    async def _with_log_of_failing(
+        self, cluster: ClusterView, subject: Subject, driver: DriverStatus, ray: RayJob | Unreachable | None
+    ) -> RayJob | Unreachable | None:
+        """The log's end of a driver that is about to be stopped for a failure: its cluster may be gone soon."""
+        policy = subject.job.spec.failure_policy if subject.job is not None else FailurePolicy()
+        failing = driver.phase is DriverPhase.FAILED or judge_pace(driver, policy.stalled_after_steps).stalled
+        submission_id = subject.status.submission_id
+        if not failing or not isinstance(ray, RayJob) or cluster.head_host is None or submission_id is None:
+            return ray
+        token = self._tokens.ray_token(subject.metadata.uid)
+        try:
+            log = await self._ray.log(cluster.head_host, token, submission_id, ray.node, LOG_TAIL_LINES)
+        except RayUnavailableError:
+            return ray
+        return replace(ray, log_tail=log[-LOG_TAIL_BYTES:].strip())
+
     async def _ask_driver(
         self, cluster: ClusterView, uid: str, ray: RayJob | Unreachable | None
     ) -> DriverStatus | None:
@@ -250,6 +328,21 @@ class Poller:
             return await self._driver.status(cluster.head_host, self._tokens.driver_token(uid))
         except DriverUnavailableError:
             return None
+
+    async def _ask_upstream(
+        self, cluster: ClusterView, subject: Subject, ray: RayJob | Unreachable | None, now: datetime
+    ) -> DriverStatus | None:
+        submission_id, job = subject.status.submission_id, subject.job
+        if cluster.head_host is None or not isinstance(ray, RayJob) or submission_id is None:
+            return None
+        run = Run(
+            host=cluster.head_host,
+            token=self._tokens.ray_token(subject.metadata.uid),
+            submission_id=submission_id,
+            attempt=subject.status.attempt or 0,
+            bar_counts_steps=job is None or job.spec.config.trainer.algorithm.dynamic_sampling.type is None,
+        )
+        return await self._upstream.ask(subject.metadata.uid, run, ray, now)
 
     async def _ask_history(
         self,

@@ -15,12 +15,16 @@ from rltrain_operator.rayjobs import RayJob
 
 @dataclass(frozen=True)
 class Subject:
-    """The job a decision is about. `job` is None when its spec cannot even be read; `errors` then says why."""
+    """The job a decision is about. `job` is None when its spec cannot even be read; `errors` then says why.
+
+    `managed_elsewhere`: spec.managedBy names somebody else, readable spec or not.
+    """
 
     metadata: ObjectMeta
     status: Status
     job: RLTrainingJob | None
     errors: tuple[FieldError, ...] = ()
+    managed_elsewhere: bool = False
 
 
 class InitializerState(StrEnum):
@@ -39,17 +43,45 @@ class InitializerView:
     message: str = ""
     pod: str | None = None
     exit_code: int | None = None
+    attempts: int = 0
+
+
+@dataclass(frozen=True)
+class PodEnd:
+    """How a container of a pod last ended, if badly."""
+
+    pod: str
+    role: str
+    reason: str
+    exit_code: int
+    time: datetime
+
+
+@dataclass(frozen=True)
+class QueueView:
+    """What Kueue says of the RayCluster: where it is queued, and whether and why it is held back.
+
+    `message` is empty before Kueue has said anything; `lasting`: only a person can end the wait.
+    """
+
+    queue: str
+    suspended: bool
+    reason: str
+    message: str = ""
+    lasting: bool = False
 
 
 @dataclass(frozen=True)
 class ClusterView:
     """The RayCluster and its pods.
 
-    `head_host` is the address of the running head pod; `troubles` says, pod by pod, what keeps pods from being ready.
+    `head_host` is the address of the running head pod, `head_pod` its name; `troubles` says, pod by pod, what keeps
+    pods from being ready; `ends` are the newest bad ends of containers.
     """
 
     uid: str
     created: datetime
+    trainer: str = "builtin"
     spec_hash: str = ""
     deleting: bool = False
     head_ready: bool = False
@@ -57,8 +89,12 @@ class ClusterView:
     ready_workers: int = 0
     wanted_workers: int = 0
     wanted_engines: int = 0
+    ready_gpus: int = 0
     head_host: str | None = None
+    head_pod: str | None = None
     troubles: tuple[str, ...] = ()
+    ends: tuple[PodEnd, ...] = ()
+    queue: QueueView | None = None
 
     @property
     def ready(self) -> bool:
@@ -86,6 +122,8 @@ class Blocked:
 class Observed:
     """Everything a decision may look at besides the job itself.
 
+    `shortfalls` say, pool by pool, what of the wanted pods the nodes can never hold.
+    `leftovers` are pods of an earlier RayCluster of the job that are still there while there is no cluster.
     `ray` is the submission named in the status: a RayJob, None when Ray does not know it, Unreachable, or "unasked"
     (as Unreachable) when there is nobody to ask. `driver_silent_since` is when the driver's last answer was, while it
     does not answer.
@@ -93,6 +131,8 @@ class Observed:
 
     initializers: dict[str, InitializerView] = field(default_factory=dict)
     cluster: ClusterView | None = None
+    leftovers: tuple[str, ...] = ()
+    shortfalls: tuple[str, ...] = ()
     ray: RayJob | Unreachable | None = Unreachable("no submission to ask for")
     driver: DriverStatus | None = None
     driver_silent_since: datetime | None = None
@@ -142,7 +182,17 @@ class WriteHistory:
 
 @dataclass(frozen=True)
 class StopDriver:
-    """Let a driver that has finished end its process."""
+    """Let a driver end its process: at once where there is nothing to save, else by the deadline with a checkpoint."""
+
+    checkpoint: bool = False
+    deadline_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class RequestCheckpoint:
+    """Ask the driver for a checkpoint at its next step boundary; the same request again asks for nothing new."""
+
+    request: str
 
 
 @dataclass(frozen=True)
@@ -160,6 +210,7 @@ Action = (
     | StopRayJob
     | WriteHistory
     | StopDriver
+    | RequestCheckpoint
     | DeleteRayCluster
 )
 

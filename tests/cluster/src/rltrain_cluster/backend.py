@@ -40,6 +40,10 @@ class Backend(Protocol):
         """Have KubeRay's operator run on the cluster; nothing to do if it does."""
         ...
 
+    def ensure_kueue(self, report: Report) -> None:
+        """Have Kueue's controller run on the cluster, where KubeRay's operator does; nothing to do if it does."""
+        ...
+
     def down(self, report: Report) -> None:
         """End the cluster and leave the machine as it was; nothing to do if there is none."""
         ...

@@ -18,13 +18,13 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rltrain_cluster.errors import ClusterError
 from rltrain_cluster.processes import run
-from rltrain_cluster.settings import HELM_VERSION, KUBERAY_VERSION, KUBERNETES_VERSION, cache_directory
+from rltrain_cluster.settings import HELM_VERSION, KUBERAY_VERSION, KUBERNETES_VERSION, KUEUE_VERSION, cache_directory
 
 MODULES = Path(__file__).resolve().parents[2] / "go"
 OLDEST_GO = (1, 26)
@@ -33,6 +33,7 @@ BUILD_LIMIT = 3600.0  # seconds for one program, its dependencies' download incl
 
 KUBE_LINKS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
 KUBERAY_MODULE = "github.com/ray-project/kuberay/ray-operator"
+KUEUE_MODULE = "sigs.k8s.io/kueue"
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,15 @@ PROGRAMS = (
     Program("pause", "kubernetes", "./cmd/pause"),
     Program("probe", "kubernetes", "./cmd/probe"),
 )
+# Not part of every cluster, and so with a place of its own in the cache.
+KUEUE_PROGRAMS = (
+    Program(
+        "kueue",
+        "kueue",
+        f"{KUEUE_MODULE}/cmd/kueue",
+        ((f"{KUEUE_MODULE}/pkg/version.GitVersion", f"v{KUEUE_VERSION}"),),
+    ),
+)
 
 
 def build_command(go: str, program: Program, output: Path) -> list[str]:
@@ -80,12 +90,14 @@ def build_command(go: str, program: Program, output: Path) -> list[str]:
     return [go, "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", str(output), program.package]
 
 
-def cache_key(modules: Path, go_version: str) -> str:
-    """A digest of everything that decides what the programs are: sources, checksums, stamps, the compiler."""
+def cache_key(modules: Path, programs: Sequence[Program], go_version: str) -> str:
+    """A digest of everything that decides what the programs are: their modules' sources and checksums, stamps, the
+    compiler."""
     digest = hashlib.sha256(go_version.encode())
-    for program in PROGRAMS:
+    for program in programs:
         digest.update(repr(program).encode())
-    sources = [path for path in modules.rglob("*") if path.name in ("go.mod", "go.sum") or path.suffix == ".go"]
+    files = [path for name in {program.module for program in programs} for path in (modules / name).rglob("*")]
+    sources = [path for path in files if path.name in ("go.mod", "go.sum") or path.suffix == ".go"]
     for path in sorted(sources):
         digest.update(f"\0{path.relative_to(modules)}\0".encode())
         digest.update(path.read_bytes())
@@ -156,27 +168,38 @@ class Binaries:
 
 
 def ensure_binaries(report: Callable[[str], None]) -> Binaries:
+    """The cluster's own programs; what is not in the cache yet is built."""
+    return _ensure(PROGRAMS, report)
+
+
+def ensure_kueue(report: Callable[[str], None]) -> Binaries:
+    """Kueue's controller, which only the clusters that ask for it wait for."""
+    return _ensure(KUEUE_PROGRAMS, report)
+
+
+def _ensure(programs: Sequence[Program], report: Callable[[str], None]) -> Binaries:
     """Build what is not in the cache yet; the directory appears whole or not at all."""
     go = find_go(report)
     version = run([go, "version"], what="asking Go for its version").strip()
-    directory = cache_directory() / "bin" / cache_key(MODULES, version)
+    directory = cache_directory() / "bin" / cache_key(MODULES, programs, version)
     if directory.is_dir():
         return Binaries(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with (directory.parent / "building.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second waits, and finds the programs built
         if not directory.is_dir():
-            _build_all(go, directory, report)
+            _build_all(go, programs, directory, report)
     return Binaries(directory)
 
 
-def _build_all(go: str, directory: Path, report: Callable[[str], None]) -> None:
+def _build_all(go: str, programs: Sequence[Program], directory: Path, report: Callable[[str], None]) -> None:
     scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix="building-"))
     try:
-        for number, program in enumerate(PROGRAMS, start=1):
-            _build(go, program, scratch / program.name, f"building {program.name} ({number}/{len(PROGRAMS)})", report)
-        for link in KUBE_LINKS:
-            (scratch / link).symlink_to("kube")
+        for number, program in enumerate(programs, start=1):
+            _build(go, program, scratch / program.name, f"building {program.name} ({number}/{len(programs)})", report)
+        if (scratch / "kube").exists():
+            for link in KUBE_LINKS:
+                (scratch / link).symlink_to("kube")
         scratch.chmod(0o755)  # others may run them: the control plane needs no root
         scratch.rename(directory)
     finally:
@@ -206,14 +229,23 @@ def _build(go: str, program: Program, output: Path, title: str, report: Callable
 
 def kuberay_source(report: Callable[[str], None]) -> Path:
     """Where Go keeps KubeRay's own module: its CustomResourceDefinitions and its ClusterRole are taken from there."""
-    command = [find_go(report), "list", "-m", "-f", "{{.Dir}}", KUBERAY_MODULE]
+    return _source("kuberay", KUBERAY_MODULE, f"KubeRay {KUBERAY_VERSION}", report)
+
+
+def kueue_source(report: Callable[[str], None]) -> Path:
+    """Where Go keeps Kueue's own module: its chart is taken from there."""
+    return _source("kueue", KUEUE_MODULE, f"Kueue {KUEUE_VERSION}", report)
+
+
+def _source(module: str, upstream: str, title: str, report: Callable[[str], None]) -> Path:
+    command = [find_go(report), "list", "-m", "-f", "{{.Dir}}", upstream]
     done = subprocess.run(
-        command, cwd=MODULES / "kuberay", env=build_environment(), capture_output=True, text=True, check=False
+        command, cwd=MODULES / module, env=build_environment(), capture_output=True, text=True, check=False
     )
     directory = done.stdout.strip()
     if done.returncode == 0 and not directory:  # built elsewhere: the cache has the binary, this machine not the source
-        run([find_go(report), "-C", str(MODULES / "kuberay"), "mod", "download", KUBERAY_MODULE], what="KubeRay")
-        return kuberay_source(report)
+        run([find_go(report), "-C", str(MODULES / module), "mod", "download", upstream], what=title)
+        return _source(module, upstream, title, report)
     if done.returncode != 0:
-        raise ClusterError(f"KubeRay {KUBERAY_VERSION}: cannot find its module: {done.stderr.strip()}")
+        raise ClusterError(f"{title}: cannot find its module: {done.stderr.strip()}")
     return Path(directory)

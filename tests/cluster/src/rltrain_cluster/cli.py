@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("status", parents=[common], help="say what runs; exit code 0 only if all of it does")
     commands.add_parser("kubeconfig", parents=[common], help="print the path of the administrator's kubeconfig")
     commands.add_parser("kuberay", parents=[common], help="have KubeRay's operator run on the cluster")
+    commands.add_parser("kueue", parents=[common], help="have Kueue's controller run on the cluster")
     logs = commands.add_parser("logs", parents=[common], help="print the output of one component")
     logs.add_argument("component")
     image = commands.add_parser("load-image", parents=[common], help="bring an image into every node")
@@ -100,6 +101,8 @@ def execute(options: argparse.Namespace, passed_on: Sequence[str] = ()) -> int:
         print(cluster.kubeconfig)
     elif options.command == "kuberay":
         cluster.ensure_kuberay(report)
+    elif options.command == "kueue":
+        cluster.ensure_kueue(report)
     elif options.command == "logs":
         print(cluster.logs(options.component), end="")
     elif options.command == "load-image":

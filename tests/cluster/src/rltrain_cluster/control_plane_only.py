@@ -1,8 +1,9 @@
 """The control-plane back end: a real API server with fake nodes, for anybody, on loopback.
 
-No root, no containers, no network of its own: etcd, the API server, the controllers, the scheduler, KubeRay's operator
-and the agent that plays the nodes are ordinary processes of the user. Good for tests of what the API server and the
-controllers do, for thousands of pods, and for failures on command (see `fake_pods` and `fake_nodes`).
+No root, no containers, no network of its own: etcd, the API server, the controllers, the scheduler, KubeRay's
+operator, Kueue's controller and the agent that plays the nodes are ordinary processes of the user. Good for tests of
+what the API server and the controllers do, for thousands of pods, and for failures on command (see `fake_pods` and
+`fake_nodes`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from rltrain_cluster import manifests
+import yaml
+
+from rltrain_cluster import kueue, manifests
 from rltrain_cluster.backend import ClusterStatus, Report
-from rltrain_cluster.binaries import Binaries, ensure_binaries
+from rltrain_cluster.binaries import Binaries, ensure_binaries, ensure_kueue
 from rltrain_cluster.components import (
     FAKE_NODES_GRACE_SECONDS,
     FAKE_NODES_TOLERATION_SECONDS,
@@ -45,6 +48,7 @@ LOOPBACK = "127.0.0.1"
 SERVICES = "10.96.0.0/16"  # addresses that nothing routes: there is no network behind them
 FIRST_SERVICE = "10.96.0.1"
 KUBERAY = "kuberay-operator"  # its process, its kubeconfig, its user
+KUEUE = "kueue"  # the same
 
 
 def free_ports(count: int) -> list[int]:
@@ -71,6 +75,11 @@ def kuberay_flags(kubeconfig: str, metrics_port: int, health_port: int) -> list[
         f"--metrics-addr={LOOPBACK}:{metrics_port}",
         f"--health-probe-bind-address={LOOPBACK}:{health_port}",
     ]
+
+
+def kueue_flags(kubeconfig: str, config: str) -> list[str]:
+    """Kueue's controller as a process of the machine; what the queues show of themselves wants a network of pods."""
+    return [f"--kubeconfig={kubeconfig}", f"--config={config}", "--feature-gates=VisibilityOnDemand=false"]
 
 
 class ControlPlaneCluster:
@@ -117,7 +126,7 @@ class ControlPlaneCluster:
             grace_seconds=FAKE_NODES_GRACE_SECONDS,
             toleration_seconds=FAKE_NODES_TOLERATION_SECONDS,
         )
-        users = {name: manifests.user(name) for name in (manifests.PROVISIONER, manifests.FAKE_NODES, KUBERAY)}
+        users = {name: manifests.user(name) for name in (manifests.PROVISIONER, manifests.FAKE_NODES, KUBERAY, KUEUE)}
         write_certificates(plane, state, f"rltrain-{settings.name}", FIRST_SERVICE, users, nodes={})
         control = ControlPlaneProcesses(plane, state, self._table, binaries, unwrapped)
         report(f"starting an API server on {plane.server} with {settings.nodes} fake node(s)")
@@ -154,11 +163,38 @@ class ControlPlaneCluster:
 
             wait_until("waiting for KubeRay's operator", ready, 60, explain=lambda: self._table.log_tail(KUBERAY))
 
+    def ensure_kueue(self, report: Report) -> None:
+        """Run Kueue's controller as a process of this machine; nothing to do if it runs."""
+        with locked(self._state, self._settings.name):
+            if self._table.find(KUEUE) is not None:
+                return
+            binaries = ensure_binaries(report)
+            controller = ensure_kueue(report)
+            report("starting Kueue's controller")
+            webhooks, health = free_ports(2)
+            kubectl = cluster_kubectl(binaries, self.kubeconfig)
+            documents = kueue.rendered(binaries, report)
+            kubectl.apply(
+                kueue.outside_documents(documents, manifests.user(KUEUE), webhooks), "applying Kueue's definitions"
+            )
+            kueue.wait_for_definitions(kubectl)
+            certificates = self._state.configuration / "kueue-webhooks"
+            config = self._state.configuration / "kueue.yaml"
+            config.write_text(yaml.safe_dump(kueue.configuration(LOOPBACK, webhooks, health, certificates)))
+            flags = kueue_flags(str(self._state.configuration / f"{KUEUE}.kubeconfig"), str(config))
+            self._table.start(KUEUE, [controller.path("kueue"), *flags])
+
+            def ready() -> bool:
+                self._table.require_alive(KUEUE)
+                return kueue.write_certificates(kubectl, certificates) and answers(f"http://{LOOPBACK}:{health}/readyz")
+
+            wait_until("waiting for Kueue's controller", ready, 90, explain=lambda: self._table.log_tail(KUEUE))
+
     def down(self, report: Report) -> None:
         take_down(self._state, self._settings, clear=self._clear, report=report)
 
     def _clear(self) -> None:
-        for name in (KUBERAY, manifests.FAKE_NODES):
+        for name in (KUEUE, KUBERAY, manifests.FAKE_NODES):
             self._table.stop(name, limit=5)
         stop_control_plane(self._table)
         clear_state(self._state)
@@ -167,8 +203,7 @@ class ControlPlaneCluster:
         """Which of the cluster's processes are gone."""
         expected = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]
         expected += [manifests.PROVISIONER, manifests.FAKE_NODES]
-        if KUBERAY in self._table.records():
-            expected.append(KUBERAY)
+        expected += [name for name in (KUBERAY, KUEUE) if name in self._table.records()]
         return [f"{name} does not run" for name in expected if self._table.find(name) is None]
 
     def _unwell(self) -> list[str]:

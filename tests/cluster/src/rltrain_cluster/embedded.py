@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from rltrain_cluster import cgroups, components, kuberay, manifests, namespaces
+from rltrain_cluster import cgroups, components, kuberay, kueue, manifests, namespaces
 from rltrain_cluster.addresses import AddressPlan, choose_plan
 from rltrain_cluster.backend import ClusterStatus, Report
 from rltrain_cluster.binaries import Binaries, ensure_binaries
@@ -178,6 +178,9 @@ class EmbeddedCluster:
 
     def ensure_kuberay(self, report: Report) -> None:
         kuberay.ensure(self, report)
+
+    def ensure_kueue(self, report: Report) -> None:
+        kueue.ensure(self, report)
 
     def down(self, report: Report) -> None:
         stays = f"; imported images stay in {self._state.root / 'images'}"

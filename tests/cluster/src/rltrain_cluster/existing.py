@@ -13,9 +13,10 @@ from rltrain_cluster.binaries import ensure_binaries
 from rltrain_cluster.errors import ClusterError
 from rltrain_cluster.kubectl import Kubectl
 from rltrain_cluster.local_state import Description, write_description
-from rltrain_cluster.settings import KUBERAY_VERSION, ClusterSettings, StateDirectory
+from rltrain_cluster.settings import KUBERAY_VERSION, KUEUE_VERSION, ClusterSettings, StateDirectory
 
 RAY_CLUSTERS = "customresourcedefinition/rayclusters.ray.io"
+CLUSTER_QUEUES = "customresourcedefinition/clusterqueues.kueue.x-k8s.io"
 
 
 class ExistingCluster:
@@ -51,6 +52,14 @@ class ExistingCluster:
         except ClusterError as error:
             remedy = f"install its operator, {KUBERAY_VERSION} or newer, with its Helm chart"
             raise ClusterError(f"the current context has no KubeRay: {remedy}") from error
+
+    def ensure_kueue(self, report: Report) -> None:
+        """Kueue too is the business of the cluster's owner."""
+        try:
+            self._kubectl("get", CLUSTER_QUEUES, what="looking for Kueue")
+        except ClusterError as error:
+            remedy = f"install its controller, {KUEUE_VERSION} or newer, with its Helm chart"
+            raise ClusterError(f"the current context has no Kueue: {remedy}") from error
 
     def down(self, report: Report) -> None:
         raise ClusterError("this cluster was not made here and is not ended here (back end existing)")

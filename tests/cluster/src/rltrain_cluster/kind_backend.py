@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from rltrain_cluster import kuberay, manifests
+from rltrain_cluster import kuberay, kueue, manifests
 from rltrain_cluster.backend import ClusterStatus, Report
 from rltrain_cluster.binaries import ensure_binaries
 from rltrain_cluster.control_plane import start_agent
@@ -137,6 +137,9 @@ class KindCluster:
 
     def ensure_kuberay(self, report: Report) -> None:
         kuberay.ensure(self, report)
+
+    def ensure_kueue(self, report: Report) -> None:
+        kueue.ensure(self, report)
 
     def down(self, report: Report) -> None:
         take_down(self._state, self._settings, clear=self._clear, report=report)

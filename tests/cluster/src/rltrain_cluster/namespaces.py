@@ -74,6 +74,8 @@ def open_cluster(table: ProcessTable, cluster: str, plan: AddressPlan) -> Namesp
         ["addr", "add", f"{plan.gateway}/32", "dev", inside],
         ["link", "set", inside, "up"],
         ["route", "add", f"{plan.host}/32", "dev", inside, "src", plan.gateway],
+        # The API server calls webhooks by their Services: without a route no packet gets to where those are translated.
+        ["route", "add", str(plan.services), "dev", inside, "src", plan.gateway],
     ):
         namespace.run(["ip", *command], what)
     for command in (

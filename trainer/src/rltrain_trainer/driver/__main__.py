@@ -13,6 +13,8 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 
 import ray
 from aiohttp import web
@@ -20,7 +22,7 @@ from pydantic import ValidationError
 
 from rltrain_api import names
 from rltrain_api.config import SkyRLTrainConfig
-from rltrain_api.wire import FINISHED_LINGER_SECONDS, DriverPhase, RunDocument
+from rltrain_api.wire import FINISHED_LINGER_SECONDS, STOPPED_LINGER_SECONDS, DriverPhase, RunDocument
 from rltrain_trainer.driver.bring_up import bring_up
 from rltrain_trainer.driver.failures import describe
 from rltrain_trainer.server.app import make_app
@@ -31,6 +33,10 @@ log = logging.getLogger("rltrain.driver")
 # The operator polls every few seconds: a failure is shown this long, then the process ends and the Ray job fails.
 FAILED_LINGER_SECONDS = 15
 STOPPED_EARLY = 3
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+LOG_DIRECTORY = "logs"
+MAX_LOG_BYTES = 2 * 1024 * 1024
 
 
 def read_document() -> RunDocument:
@@ -53,17 +59,32 @@ async def serve(state: RunState) -> web.AppRunner:
 
 
 async def linger(state: RunState, seconds: float) -> None:
-    """Stay reachable until the operator has read the end and says /stop, `seconds` at most."""
+    """Stay reachable until the operator has read the end and dismisses the driver, `seconds` at most."""
     try:
         async with asyncio.timeout(seconds):
-            await state.stop_requested.wait()
+            await state.dismissed.wait()
     except TimeoutError:
-        log.warning("nobody said /stop within %d s of the end", seconds)
+        log.warning("nobody said /stop without a checkpoint within %d s of the end", seconds)
+
+
+def keep_log(ckpt_path: str, attempt: int) -> None:
+    """Write the driver's log beside its checkpoints too, so that it outlives the pod; `MAX_LOG_BYTES` of each attempt.
+
+    Raises OSError where the volume cannot be written, which is better known now than at the first checkpoint.
+    """
+    directory = Path(ckpt_path).expanduser() / LOG_DIRECTORY
+    directory.mkdir(parents=True, exist_ok=True)
+    kept = RotatingFileHandler(
+        directory / f"driver-{attempt}.log", maxBytes=MAX_LOG_BYTES // 2, backupCount=1, encoding="utf-8"
+    )
+    kept.setFormatter(logging.Formatter(LOG_FORMAT))
+    logging.getLogger().addHandler(kept)
 
 
 async def train(document: RunDocument, state: RunState) -> None:
     """Bring everything up, run the loop, close it."""
     config = SkyRLTrainConfig.model_validate(document.config)
+    keep_log(config.trainer.ckpt_path, document.attempt)
     ray.init(address="auto", namespace=document.job.name, log_to_driver=True, logging_level=logging.WARNING)
     log.info("project %s, run %s, attempt %d", config.trainer.project_name, config.trainer.run_name, document.attempt)
     run = await bring_up(document, config, state)
@@ -71,15 +92,19 @@ async def train(document: RunDocument, state: RunState) -> None:
 
 
 async def until_stopped(training: Coroutine[None, None, None], state: RunState) -> None:
-    """Run `training`; once a stop is asked for, give it until the stop's deadline to reach a step boundary."""
+    """Run `training`; once a stop is asked for, give it until the stop's deadline to reach a step boundary.
+
+    Before the first weights there is no step whose end is worth waiting for.
+    """
     task = asyncio.create_task(training)
     stop = asyncio.create_task(state.stop_requested.wait())
     await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
     stop.cancel()
+    seconds = 0.0 if state.phase is DriverPhase.STARTING else state.stop_deadline_seconds
     if not task.done():
-        await asyncio.wait({task}, timeout=state.stop_deadline_seconds)
+        await asyncio.wait({task}, timeout=seconds)
     if not task.done():
-        log.warning("no step boundary within %.0f s of the stop: ending in mid-step", state.stop_deadline_seconds)
+        log.warning("no step boundary within %.0f s of the stop: ending as it is", seconds)
         task.cancel()
         await asyncio.wait({task})
         return
@@ -105,6 +130,9 @@ async def drive(document: RunDocument) -> int:
         if state.step != state.total_steps:
             # Exit code 0 would make Ray, and so the job, call this a success.
             log.info("stopped after step %d of %s, as asked", state.step, state.total_steps)
+            state.phase = DriverPhase.STOPPED
+            state.message = f"stopped after step {state.step} of {state.total_steps}, as asked"
+            await linger(state, STOPPED_LINGER_SECONDS)
             return STOPPED_EARLY
         state.phase = DriverPhase.FINISHED
         state.message = f"all {state.total_steps} steps done"
@@ -115,20 +143,22 @@ async def drive(document: RunDocument) -> int:
 
 
 def stop_on_signal(state: RunState) -> None:
-    """SIGTERM and SIGINT are a stop with a checkpoint, as /stop is."""
+    """SIGTERM and SIGINT are a stop with a checkpoint, as /stop is, and leave no time to linger."""
+
+    def stop() -> None:
+        state.request_stop(checkpoint=True, deadline_seconds=DEFAULT_STOP_SECONDS)
+        state.dismissed.set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(
-            number, lambda: state.request_stop(checkpoint=True, deadline_seconds=DEFAULT_STOP_SECONDS)
-        )
+        loop.add_signal_handler(number, stop)
 
 
 def main() -> None:
     """Entry point of the console script."""
     logging.basicConfig(
         level=os.environ.get("LOG_LEVEL", "INFO"),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        format=LOG_FORMAT,
         stream=sys.stdout,
     )
     sys.exit(asyncio.run(drive(read_document())))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ray.exceptions
 
 from rltrain_api.wire import DriverError
+from rltrain_trainer.checkpoint.room import FULL
 from rltrain_trainer.engines.fleet import NoEngineServesError
 from rltrain_trainer.engines.sync import WeightSyncError
 
@@ -22,6 +23,11 @@ class DriverFailureError(Exception):
 
 MAX_MESSAGE_LENGTH = 1000
 
+_ROOM = (
+    "enlarge the claim (kubectl patch pvc), remove what nobody needs, or keep fewer checkpoints (max_ckpts_to_keep); "
+    "then delete the job and create it again, and it resumes from its newest checkpoint"
+)
+
 # The first line that fits wins: exception types, reason, remedy, role.
 _TABLE: tuple[tuple[tuple[type[BaseException], ...], str, str, str], ...] = (
     (
@@ -32,7 +38,7 @@ _TABLE: tuple[tuple[tuple[type[BaseException], ...], str, str, str], ...] = (
     ),
     ((WeightSyncError, NoEngineServesError), "EnginesLost", "look at the inference pods and their logs", "inference"),
     ((TimeoutError,), "Timeout", "the message says what was waited for", "head"),
-    ((OSError,), "IOError", "check that the volumes of the job are mounted, writable and not full", "head"),
+    ((OSError,), "IOError", "check that the volumes of the job are mounted and writable", "head"),
     ((ValueError,), "BadInput", "correct the field or file that the message names", "head"),
 )
 
@@ -44,6 +50,8 @@ def describe(error: BaseException) -> DriverError:
     in_rank = isinstance(error, ray.exceptions.RayTaskError) and error.cause is not None
     original: BaseException = error.cause if in_rank else error  # type: ignore[attr-defined]  # narrowed by in_rank
     message = f"{type(original).__name__}: {original}"[-MAX_MESSAGE_LENGTH:]
+    if isinstance(original, OSError) and original.errno in FULL:
+        return DriverError(reason="VolumeFull", message=message, remedy=_ROOM, role="trainer" if in_rank else "head")
     for kinds, reason, remedy, role in _TABLE:
         if isinstance(original, kinds):
             return DriverError(reason=reason, message=message, remedy=remedy, role="trainer" if in_rank else role)

@@ -96,6 +96,7 @@ class TrainingLoop:
         """One training step; the state is told only after the new weights serve."""
         generator = self.config.generator
         began = time.monotonic()
+        self.state.begin_step()
         step = self.state.step + 1
         self.state.phase = DriverPhase.TRAINING
         self.state.message = f"step {step} of {self.state.total_steps}"
@@ -162,9 +163,11 @@ class TrainingLoop:
         """Commit a checkpoint of this step."""
         self.state.phase = DriverPhase.CHECKPOINTING
         self.state.message = f"writing the checkpoint of step {self.state.step}"
-        self.state.checkpoint_requested.clear()
+        request = self.state.take_checkpoint_request()
         with self.state.timed("checkpoint"):
             self.state.checkpoint = await self.checkpoints.save(
                 self.state.step, self.policy, self.loader, self.state.history()
             )
+        if request is not None:
+            self.state.saved_request = request
         log.info("checkpoint of step %d committed at %s", self.state.step, self.state.checkpoint.path)

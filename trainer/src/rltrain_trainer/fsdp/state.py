@@ -24,16 +24,22 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
+from rltrain_trainer.checkpoint.room import writing_tensors
+
 SHARDS = "shards"
 PROGRESS = "optimizer.json"
 
 
 def save_state(directory: Path, model: nn.Module, optimizer: Optimizer, optimizer_steps: int) -> None:
-    """Write this rank's part below `directory`, which all ranks share. A collective: returns when all have written."""
+    """Write this rank's part below `directory`, which all ranks share. A collective: returns when all have written.
+
+    Raises OSError with ENOSPC when the volume has no room.
+    """
     rank = dist.get_rank()
     directory.mkdir(parents=True, exist_ok=True)
-    save(_tensors(model, optimizer), checkpoint_id=directory / SHARDS)
-    save_file(_random_state(), directory / _random_file(rank))
+    with writing_tensors(directory):
+        save(_tensors(model, optimizer), checkpoint_id=directory / SHARDS)
+        save_file(_random_state(), directory / _random_file(rank))
     if rank == 0:
         progress = {"optimizer_steps": optimizer_steps, "world_size": dist.get_world_size()}
         (directory / PROGRESS).write_text(json.dumps(progress) + "\n")

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from pydantic import ValidationError
 
-from rltrain_api.wire import StopRequest
+from rltrain_api.wire import CheckpointRequest, StopRequest
 from rltrain_trainer.tracking.run_state import RunState
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -40,8 +40,12 @@ def make_app(state: RunState, token: str) -> web.Application:
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(text=prometheus_text(state), content_type="text/plain")
 
-    async def checkpoint(_: web.Request) -> web.Response:
-        state.checkpoint_requested.set()
+    async def checkpoint(request: web.Request) -> web.Response:
+        try:
+            wanted = CheckpointRequest.model_validate_json(await request.read() or b"{}")
+        except ValidationError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        state.request_checkpoint(wanted.request)
         return web.json_response({"accepted": "a checkpoint is written at the next step boundary"}, status=202)
 
     async def stop(request: web.Request) -> web.Response:

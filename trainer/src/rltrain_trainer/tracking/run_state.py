@@ -7,7 +7,9 @@ there are no locks. It must know neither Ray nor torch.
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -25,6 +27,10 @@ from rltrain_api.wire import (
 
 # The time of one step is averaged with this weight for the newest, so that an ETA follows a change within ten steps.
 STEP_TIME_SMOOTHING = 0.2
+
+# A median of so many steps follows a change of pace, and one slow step does not move it.
+MEDIAN_STEPS = 32
+FEWEST_STEPS = 3
 
 # Kubernetes kills a pod 30 s after SIGTERM unless told otherwise: a stop without a deadline of its own fits that.
 DEFAULT_STOP_SECONDS = 25.0
@@ -44,10 +50,15 @@ class RunState:
         self.checkpoint: CheckpointStatus | None = None
         self.error: DriverError | None = None
         self.checkpoint_requested = asyncio.Event()
+        self.saved_request: str | None = None
         self.stop_requested = asyncio.Event()
+        self.dismissed = asyncio.Event()
         self.stop_wants_checkpoint = False
         self.stop_deadline_seconds = DEFAULT_STOP_SECONDS
         self.metrics: dict[str, float] = {}
+        self._open_request: str | None = None
+        self._step_began: float | None = None
+        self._step_times: deque[float] = deque(maxlen=MEDIAN_STEPS)
         self._engines: Callable[[], list[EngineStatus]] = list
         self._durations: dict[str, float] = {}
         self._points: list[HistoryPoint] = []
@@ -55,10 +66,30 @@ class RunState:
         self._monotonic = monotonic
 
     def request_stop(self, *, checkpoint: bool, deadline_seconds: float) -> None:
-        """Ask the loop to end at the next step boundary, `deadline_seconds` from now at the latest."""
+        """Ask the loop to end at the next step boundary, `deadline_seconds` from now at the latest.
+
+        Without a checkpoint there is nothing left to be read either: a driver that lingers at its end is dismissed.
+        """
+        if not checkpoint:
+            self.dismissed.set()
+        if self.stop_requested.is_set() and not checkpoint:
+            return  # a checkpoint that was promised is still written
         self.stop_wants_checkpoint = checkpoint
         self.stop_deadline_seconds = deadline_seconds
         self.stop_requested.set()
+
+    def request_checkpoint(self, request: str | None) -> None:
+        """Ask the loop for a checkpoint at the next step boundary; a request that is saved asks for nothing."""
+        if request is not None and request == self.saved_request:
+            return
+        self._open_request = request
+        self.checkpoint_requested.set()
+
+    def take_checkpoint_request(self) -> str | None:
+        """The request that the checkpoint about to be written answers; later ones ask for another."""
+        request, self._open_request = self._open_request, None
+        self.checkpoint_requested.clear()
+        return request
 
     def watch_engines(self, statuses: Callable[[], list[EngineStatus]]) -> None:
         """From now on ask `statuses` for the health of the engines."""
@@ -79,10 +110,16 @@ class RunState:
         finally:
             self._durations[name] = self._durations.get(name, 0.0) + self._monotonic() - began
 
+    def begin_step(self) -> None:
+        """A training step begins now."""
+        self._step_began = self._monotonic()
+
     def step_done(self, step: int, metrics: dict[str, float], *, seconds: float, trained_tokens: int) -> None:
         """Record one training step that took `seconds` and trained on `trained_tokens`."""
         previous = self._seconds_per_step
         self._seconds_per_step = seconds if previous is None else previous + STEP_TIME_SMOOTHING * (seconds - previous)
+        self._step_began = None
+        self._step_times.append(seconds)
         self.step = step
         self.metrics.update(metrics)
         self._points.append(
@@ -122,6 +159,10 @@ class RunState:
             durations=dict(self._durations),
             error=self.error,
             message=self.message,
+            step_seconds=statistics.median(self._step_times) if len(self._step_times) >= FEWEST_STEPS else None,
+            step_age_seconds=None if self._step_began is None else self._monotonic() - self._step_began,
+            saved_request=self.saved_request,
+            stopping=self.stop_requested.is_set(),
             updated=datetime.now(UTC),
         )
 
