@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +76,7 @@ def ray_job(name: str, namespace: str) -> Object:
 
 
 @dataclass
-class Side:
+class Side(ABC):
     """One competitor. `account` is its ServiceAccount, `path` the URL path of its kind of job."""
 
     title: str
@@ -87,21 +88,21 @@ class Side:
     started: float = 0.0
     health_port: int = field(default=0)
 
+    @abstractmethod
     def command(self, kubeconfig: Path, scratch: Path) -> list[str]:
         """The command line."""
-        raise NotImplementedError
 
+    @abstractmethod
     def job(self, name: str, namespace: str) -> Object:
         """The job to apply."""
-        raise NotImplementedError
 
+    @abstractmethod
     def settled(self, job: Object) -> bool:
         """Whether everything is written that a job without pods can have."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mirrored(self, job: Object) -> bool | None:
         """Whether the job's status says that all workers of its RayCluster are ready; None before it says anything."""
-        raise NotImplementedError
 
     def start(self, kubeconfig: Path, scratch: Path, wrapper: Sequence[str] = ()) -> None:
         """Start the process and return at once; `wrapper` are words after the interpreter (ours only)."""

@@ -4,8 +4,6 @@ The job trains on the quickstart's data volume, so this file runs after test_qui
 apart that only the one which the stop asks for can be the one it goes on from.
 """
 
-import time
-
 import pytest
 
 from rltrain_e2e import Jobs, Object, condition, short_job, step
@@ -32,15 +30,12 @@ def resumed(suspended: Object, jobs: Jobs) -> Object:
 
 
 def _until_it_trains(jobs: Jobs, *, attempt: int, after: int) -> Object:
-    deadline = time.monotonic() + 400
-    while True:
-        job = jobs.get(NAME)
+    def trains(job: Object) -> bool:
         assert step(job) >= after, "a step was done twice"
-        assert condition(job, "Failed").get("status") != "True", job["status"]
-        if job["status"]["attempt"] == attempt and step(job) > after and job["status"]["phase"] == "Running":
-            return job
-        assert time.monotonic() < deadline, job["status"]
-        time.sleep(0.5)
+        status = job["status"]
+        return bool(status["attempt"] == attempt and step(job) > after and status["phase"] == "Running")
+
+    return jobs.wait_for(NAME, trains, what=f"attempt {attempt} does a step after {after}", limit=400)
 
 
 def test_a_suspended_job_has_saved_its_last_step_and_given_all_back(suspended: Object, jobs: Jobs) -> None:

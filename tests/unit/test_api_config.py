@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -12,11 +10,9 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 import skyrl_seed
+from reference_pages import reference_page
 from rltrain_api.config import ConfigModel, OptimizerConfig, SkyRLTrainConfig
 
-SEED_PAGE = (
-    Path(os.environ.get("RLTRAIN_SEEDS", Path(__file__).parents[3] / "shared" / "seeds")) / "skyrl-config-reference.txt"
-)
 # Classes that SkyRL takes from skyrl-gym; its reference page does not print them.
 FROM_SKYRL_GYM = {
     "environment.skyrl_gym.text2sql": {"db_path": ("str", "/home/ray/default/sql_data")},
@@ -99,9 +95,7 @@ def test_the_table_has_every_leaf() -> None:
 
 
 def test_the_table_is_what_the_reference_page_says() -> None:
-    if not SEED_PAGE.is_file():
-        pytest.skip(f"SkyRL's reference page is not at {SEED_PAGE} (RLTRAIN_SEEDS names its directory)")
-    page = SEED_PAGE.read_text(encoding="utf-8")
+    page = reference_page("skyrl-config-reference.txt")
     assert skyrl_seed.class_count(page) == 32
     assert skyrl_seed.table_from_page(page) == skyrl_seed.TABLE.read_text(encoding="utf-8").splitlines()
 

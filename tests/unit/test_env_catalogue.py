@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from reference_pages import reference_page
 from rltrain_api.env.catalogue import CATALOGUE, SECTIONS, find, near_miss
 from rltrain_api.env.check import check_variable
 from rltrain_api.env.refused import GPU_VISIBILITY, refused_in_pods
 from rltrain_api.env.variable import Kind, Reader
 
-REFERENCE_PAGE = (
-    Path(os.environ.get("RLTRAIN_SEEDS", Path(__file__).parents[3] / "shared" / "seeds"))
-    / "skyrl-environment-variables.txt"
-)
 # Every variable that SkyRL's reference of environment variables names, by its section.
 REFERENCE = {
     1: "CUDA_VISIBLE_DEVICES CUDA_LAUNCH_BLOCKING TORCH_CUDA_ALLOC_CONF",
@@ -86,9 +82,7 @@ def test_every_variable_of_the_reference_is_in_the_catalogue(section: int, names
 
 
 def test_the_committed_list_is_that_of_the_reference_page() -> None:
-    if not REFERENCE_PAGE.exists():
-        pytest.skip(f"the reference page is not here ({REFERENCE_PAGE.name}); RLTRAIN_SEEDS names its directory")
-    page = names_of_page(REFERENCE_PAGE.read_text(encoding="utf-8"))
+    page = names_of_page(reference_page("skyrl-environment-variables.txt"))
     assert page == {section: set(names.split()) for section, names in REFERENCE.items()}
 
 
@@ -115,8 +109,6 @@ def names_read(tree: ast.Module) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def read_by_skyrl() -> set[str]:
-    if importlib.util.find_spec("skyrl") is None:
-        pytest.skip("SkyRL's package is not installed")
     return {name for tree in skyrl_sources() for name in names_read(tree)}
 
 
@@ -134,8 +126,8 @@ def test_what_is_said_to_be_read_by_nobody_is_not_read_by_skyrl(read_by_skyrl: s
 
 def source_of(module: str) -> str:
     specification = importlib.util.find_spec(module)
-    if specification is None or specification.origin is None:
-        pytest.skip(f"{module} is not installed")
+    assert specification is not None, f"{module} is not installed, and the locked environment has it"
+    assert specification.origin is not None
     return Path(specification.origin).read_text(encoding="utf-8")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
+from reference_pages import reference_page
 from rltrain_api.config import SkyRLTrainConfig
 from rltrain_api.env.catalogue import CATALOGUE
 from rltrain_api.env.derive import RLLM_DEFAULTS, clashes, default_variables, job_derived
@@ -21,10 +21,6 @@ from rltrain_api.job import RLTrainingJob
 from rltrain_api.parse import parse_job
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
-REFERENCE_PAGE = (
-    Path(os.environ.get("RLTRAIN_SEEDS", Path(__file__).parents[3] / "shared" / "seeds"))
-    / "skyrl-environment-variables.txt"
-)
 VLLM_AND_NCCL = {"backend": "vllm", "weight_sync_backend": "nccl"}
 BUILTIN_ON_GPUS = {"backend": "builtin", "weight_sync_backend": "nccl"}
 BUILTIN_ON_CPUS = {"backend": "builtin", "weight_sync_backend": "gloo"}
@@ -205,9 +201,7 @@ def test_presets_depart_from_the_reference_only_where_they_say_so(name: str) -> 
 
 
 def test_the_committed_configurations_are_those_of_the_reference_page() -> None:
-    if not REFERENCE_PAGE.exists():
-        pytest.skip(f"the reference page is not here ({REFERENCE_PAGE.name}); RLTRAIN_SEEDS names its directory")
-    text = REFERENCE_PAGE.read_text(encoding="utf-8")
+    text = reference_page("skyrl-environment-variables.txt")
     section = text[text.index("\n## 10. ") : text.index("\n## 11. ")]
     scripts = {"debug": "debug_env", "production": "prod_env", "multinode": "multinode_env", "lowmemory": "lowmem_env"}
     for name, script in scripts.items():

@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
+import upstream_skyrl
 from rltrain_api.config import SkyRLTrainConfig
 from rltrain_api.env.derive import job_derived
 from rltrain_api.overrides import apply_overrides, parse_override
@@ -24,10 +25,6 @@ SETTINGS = {
 
 @pytest.mark.parametrize("overrides", SETTINGS.values(), ids=SETTINGS.keys())
 def test_upstream_sets_the_same(overrides: list[str]) -> None:
-    if importlib.util.find_spec("skyrl") is None:
-        pytest.skip("SkyRL's package is not installed")
-    import upstream_skyrl
-
     upstream_skyrl.refusal(overrides)  # loads upstream's modules with what they miss here
     utils = importlib.import_module("skyrl.train.utils.utils")
     config = importlib.import_module("skyrl.train.config.config").SkyRLTrainConfig.from_cli_overrides(overrides)

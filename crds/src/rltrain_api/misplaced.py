@@ -9,12 +9,12 @@ from __future__ import annotations
 import difflib
 from collections import defaultdict
 from functools import cache
-from typing import Any, get_args
 
 from pydantic import BaseModel
 
 from rltrain_api.config import SkyRLTrainConfig
 from rltrain_api.job import Spec
+from rltrain_api.model_tree import section_in
 
 # A name that many sections have says nothing about where it belongs.
 MAX_PLACES = 2
@@ -40,14 +40,7 @@ def _places() -> dict[str, tuple[str, ...]]:
         for name, field in model.model_fields.items():
             key = field.alias or name
             places[key].append(path)
-            section = _section(field.annotation)
+            section = section_in(field.annotation)
             if section is not None:
                 pending.append((f"{path}.{key}", section))
     return {name: tuple(paths) for name, paths in places.items()}
-
-
-def _section(annotation: Any) -> type[BaseModel] | None:
-    """The model in an annotation such as `Model | None` or `list[Model]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((model for member in get_args(annotation) if (model := _section(member)) is not None), None)

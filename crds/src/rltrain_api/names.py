@@ -73,6 +73,11 @@ def secret_name(job: str) -> str:
     return f"{job}-tokens"
 
 
+def environment_secret_name(job: str) -> str:
+    """The Secret with a job's own secret variables where it runs without the operator (`kubectl rltrain render`)."""
+    return f"{job}-environment"
+
+
 def claim_name(job: str, volume: str) -> str:
     """A claim made from a template of the job; `volume` is "checkpoints" or a data volume's name."""
     return f"{job}-{volume}"

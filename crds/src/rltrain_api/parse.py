@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from rltrain_api.errors import ErrorCode, FieldError
 from rltrain_api.job import RLTrainingJob
 from rltrain_api.misplaced import place_of
+from rltrain_api.model_tree import section_in
 from rltrain_api.overrides import OverrideError, apply_overrides, flatten, parse_override
 from rltrain_api.spec.base import (
     DNS_LABEL_PATTERN,
@@ -219,15 +220,8 @@ def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[st
         if isinstance(part, int):
             continue
         annotations = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
-        section = _model_in(annotations.get(part))
+        section = section_in(annotations.get(part))
         if section is None:
             return []
         model = section
     return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model inside an annotation such as `Model | None` or `list[Model]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((model for member in get_args(annotation) if (model := _model_in(member)) is not None), None)

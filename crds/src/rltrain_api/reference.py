@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 
 from rltrain_api import names
 from rltrain_api.job import Spec
+from rltrain_api.model_tree import section_in
 from rltrain_api.spec.base import QUANTITY_PATTERN
 from rltrain_api.status import Status
 
@@ -94,20 +95,9 @@ def _messages(extra: Mapping[str, Any]) -> list[str]:
 def _collect(model: type[BaseModel], path: str, places: dict[type[BaseModel], list[str]]) -> None:
     places.setdefault(model, []).append(path)
     for name, field in model.model_fields.items():
-        section, in_list = _section_of(field.annotation)
+        section, in_list = section_in(field.annotation), get_origin(field.annotation) is list
         if section is not None:
             _collect(section, f"{path}.{field.alias or name}{'[]' if in_list else ''}", places)
-
-
-def _section_of(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
-    """The model inside an annotation such as `Model | None` or `list[Model]`, and whether it is inside a list."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation, False
-    for member in get_args(annotation):
-        section, _ = _section_of(member)
-        if section is not None:
-            return section, get_origin(annotation) is list
-    return None, False
 
 
 def _row(name: str, field: FieldInfo) -> str:
@@ -135,7 +125,7 @@ def _kind(annotation: Any, metadata: list[Any]) -> str:
     if origin in (Union, UnionType):
         return " or ".join(_kind(member, metadata) for member in members if member is not NoneType)
     if origin is list:
-        section, _ = _section_of(annotation)
+        section = section_in(annotation)
         inner = f"[{section.__name__}](#{section.__name__.lower()})" if section else _kind(members[0], [])
         return f"list of {inner}"
     if origin is dict:

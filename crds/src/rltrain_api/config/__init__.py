@@ -6,7 +6,7 @@ values this release's own trainer honours (upstream's trainer, `runtime.trainer:
 
 from __future__ import annotations
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from rltrain_api.config.algorithm import (
     AlgorithmConfig,
@@ -18,7 +18,7 @@ from rltrain_api.config.algorithm import (
     OffPolicyCorrectionConfig,
     SAPOConfig,
 )
-from rltrain_api.config.base import ConfigModel
+from rltrain_api.config.base import ConfigModel, with_rules
 from rltrain_api.config.generator import ChatTemplateConfig, GeneratorConfig, InferenceEngineConfig, SamplingParams
 from rltrain_api.config.sections import (
     DataConfig,
@@ -47,7 +47,6 @@ from rltrain_api.config.trainer import (
     RefConfig,
     TrainerConfig,
 )
-from rltrain_api.schema_marks import DEFAULTS_IN_WORDS, cel
 
 __all__ = [
     "AlgorithmConfig",
@@ -97,31 +96,26 @@ _LONGEST_INPUT = f"self.?generator.max_input_length.orValue({_LONGEST_PROMPT})"
 class SkyRLTrainConfig(ConfigModel):
     """A whole training run, as SkyRL's class of the same name describes it."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            **DEFAULTS_IN_WORDS,
-            **cel(
-                (
-                    f"!{_PLACEMENT}.colocate_all.orValue(true) || "
-                    f"{_PLACEMENT}.policy_num_nodes.orValue(1) * {_PLACEMENT}.policy_num_gpus_per_node.orValue(1) == "
-                    f"{_ENGINE}.num_engines.orValue(1) * {_ENGINE}.tensor_parallel_size.orValue(1) * "
-                    f"{_ENGINE}.pipeline_parallel_size.orValue(1) * {_ENGINE}.data_parallel_size.orValue(1)",
-                    "with trainer.placement.colocate_all (default true) the engines' GPUs (num_engines times tensor, "
-                    "pipeline and data parallel size) must be as many as the policy's (policy_num_nodes times "
-                    "policy_num_gpus_per_node): change one of them, or set colocate_all to false",
-                ),
-                (
-                    f"{_LONGEST_INPUT} >= {_LONGEST_PROMPT}",
-                    "generator.max_input_length must be at least trainer.max_prompt_length (default 512): raise it, "
-                    "or leave it unset",
-                ),
-                (
-                    f"self.?generator.max_turns.orValue(1) > 1 || {_LONGEST_INPUT} == {_LONGEST_PROMPT}",
-                    "with one turn, generator.max_input_length must equal trainer.max_prompt_length (default 512): "
-                    "leave it unset, or raise generator.max_turns",
-                ),
-            ),
-        }
+    model_config = with_rules(
+        (
+            f"!{_PLACEMENT}.colocate_all.orValue(true) || "
+            f"{_PLACEMENT}.policy_num_nodes.orValue(1) * {_PLACEMENT}.policy_num_gpus_per_node.orValue(1) == "
+            f"{_ENGINE}.num_engines.orValue(1) * {_ENGINE}.tensor_parallel_size.orValue(1) * "
+            f"{_ENGINE}.pipeline_parallel_size.orValue(1) * {_ENGINE}.data_parallel_size.orValue(1)",
+            "with trainer.placement.colocate_all (default true) the engines' GPUs (num_engines times tensor, "
+            "pipeline and data parallel size) must be as many as the policy's (policy_num_nodes times "
+            "policy_num_gpus_per_node): change one of them, or set colocate_all to false",
+        ),
+        (
+            f"{_LONGEST_INPUT} >= {_LONGEST_PROMPT}",
+            "generator.max_input_length must be at least trainer.max_prompt_length (default 512): raise it, "
+            "or leave it unset",
+        ),
+        (
+            f"self.?generator.max_turns.orValue(1) > 1 || {_LONGEST_INPUT} == {_LONGEST_PROMPT}",
+            "with one turn, generator.max_input_length must equal trainer.max_prompt_length (default 512): "
+            "leave it unset, or raise generator.max_turns",
+        ),
     )
 
     data: DataConfig = Field(default_factory=DataConfig, description="Which files hold the prompts.")

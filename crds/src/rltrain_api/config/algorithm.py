@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from rltrain_api.config.base import (
     ConfigModel,
@@ -20,8 +20,8 @@ from rltrain_api.config.base import (
     Number,
     PositiveInt,
     PositiveNumber,
+    with_rules,
 )
-from rltrain_api.schema_marks import DEFAULTS_IN_WORDS, cel
 
 AdvantageEstimator = Literal["grpo", "rloo", "gae", "reinforce++"]
 PolicyLossType = Literal[
@@ -147,21 +147,16 @@ class OffPolicyCorrectionConfig(ConfigModel):
 class AlgorithmConfig(ConfigModel):
     """How rewards become gradients."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            **DEFAULTS_IN_WORDS,
-            **cel(
-                (
-                    "!self.?use_kl_in_reward.orValue(false) || !self.?use_kl_loss.orValue(true)",
-                    "use_kl_in_reward and use_kl_loss (default true) exclude each other: set use_kl_loss to false",
-                ),
-                (
-                    "!self.?use_tis.orValue(false) || self.?tis_imp_ratio_cap.orValue(-1.0) > 0.0",
-                    "use_tis needs a tis_imp_ratio_cap above 0: set it, or set off_policy_correction.tis_ratio_type "
-                    "to token in place of both",
-                ),
-            ),
-        }
+    model_config = with_rules(
+        (
+            "!self.?use_kl_in_reward.orValue(false) || !self.?use_kl_loss.orValue(true)",
+            "use_kl_in_reward and use_kl_loss (default true) exclude each other: set use_kl_loss to false",
+        ),
+        (
+            "!self.?use_tis.orValue(false) || self.?tis_imp_ratio_cap.orValue(-1.0) > 0.0",
+            "use_tis needs a tis_imp_ratio_cap above 0: set it, or set off_policy_correction.tis_ratio_type "
+            "to token in place of both",
+        ),
     )
 
     advantage_estimator: AdvantageEstimator = Field(

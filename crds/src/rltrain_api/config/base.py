@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from rltrain_api.schema_marks import DEFAULTS_IN_WORDS
+from rltrain_api.schema_marks import DEFAULTS_IN_WORDS, cel
 
 INT32_MAX = 2**31 - 1
 
@@ -30,6 +30,11 @@ class ConfigModel(BaseModel):
         protected_namespaces=(),
         json_schema_extra=DEFAULTS_IN_WORDS,
     )
+
+
+def with_rules(*rules: tuple[str, str]) -> ConfigDict:
+    """The `model_config` of a section with rules between its fields: pairs of a CEL expression and a message."""
+    return ConfigDict(json_schema_extra={**DEFAULTS_IN_WORDS, **cel(*rules)})
 
 
 def number_from_text(value: object) -> object:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from rltrain_api.config.base import (
     URL,
@@ -21,8 +21,9 @@ from rltrain_api.config.base import (
     PositiveFraction,
     PositiveInt,
     PositiveNumber,
+    with_rules,
 )
-from rltrain_api.schema_marks import DEFAULTS_IN_WORDS, RawObject, cel
+from rltrain_api.schema_marks import RawObject
 
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 URLs = Annotated[list[URL], Field(max_length=1024)]
@@ -76,18 +77,12 @@ class ChatTemplateConfig(ConfigModel):
 class InferenceEngineConfig(ConfigModel):
     """The engines that generate responses."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            **DEFAULTS_IN_WORDS,
-            **cel(
-                (
-                    "self.?expert_parallel_size.orValue(1) == 1 || self.?expert_parallel_size.orValue(1) == "
-                    "self.?tensor_parallel_size.orValue(1) * self.?data_parallel_size.orValue(1)",
-                    "expert_parallel_size must be 1, or tensor_parallel_size times data_parallel_size: change one of "
-                    "them",
-                ),
-            ),
-        }
+    model_config = with_rules(
+        (
+            "self.?expert_parallel_size.orValue(1) == 1 || self.?expert_parallel_size.orValue(1) == "
+            "self.?tensor_parallel_size.orValue(1) * self.?data_parallel_size.orValue(1)",
+            "expert_parallel_size must be 1, or tensor_parallel_size times data_parallel_size: change one of them",
+        ),
     )
 
     model_dtype: Literal["bfloat16", "float16", "float32"] = Field(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from rltrain_api.config.algorithm import AlgorithmConfig
 from rltrain_api.config.base import (
@@ -19,9 +19,10 @@ from rltrain_api.config.base import (
     Path,
     PositiveInt,
     PositiveNumber,
+    with_rules,
 )
 from rltrain_api.config.strategies import FSDPConfig, MegatronConfig, ModelConfig, OptimizerConfig
-from rltrain_api.schema_marks import DEFAULTS_IN_WORDS, RawObject, cel
+from rltrain_api.schema_marks import RawObject
 
 Nodes = Annotated[int, Field(ge=1, le=1024)]
 GPUsPerNode = Annotated[int, Field(ge=1, le=64)]
@@ -132,35 +133,29 @@ class TrainerConfig(ConfigModel):
     """The training run."""
 
     # The API server checks these too, with SkyRL's defaults for what is unset; `rltrain_api.rules` says the same.
-    model_config = ConfigDict(
-        json_schema_extra={
-            **DEFAULTS_IN_WORDS,
-            **cel(
-                (
-                    f"{_BATCH} % {_MINI_BATCH} == 0",
-                    "train_batch_size (default 1024) must be a multiple of policy_mini_batch_size (default 256): "
-                    "change one of them",
-                ),
-                (
-                    "!has(self.max_ckpts_to_keep) || self.max_ckpts_to_keep != 0",
-                    "max_ckpts_to_keep 0 would keep no checkpoint: use -1 to keep all, or a number from 1",
-                ),
-                (
-                    "!has(self.resume_mode) || self.resume_mode != 'from_path' || has(self.resume_path)",
-                    "resume_mode from_path needs resume_path: set it to a directory global_step_N",
-                ),
-                (
-                    "self.?algorithm.advantage_estimator.orValue('grpo') != 'gae' || "
-                    "self.?critic.model.path.hasValue()",
-                    "advantage_estimator gae needs a critic: set critic.model.path",
-                ),
-                (
-                    f"!self.?critic.model.path.hasValue() || {_BATCH} % {_CRITIC_MINI_BATCH} == 0",
-                    "train_batch_size (default 1024) must be a multiple of critic_mini_batch_size (default 256): "
-                    "change one of them",
-                ),
-            ),
-        }
+    model_config = with_rules(
+        (
+            f"{_BATCH} % {_MINI_BATCH} == 0",
+            "train_batch_size (default 1024) must be a multiple of policy_mini_batch_size (default 256): "
+            "change one of them",
+        ),
+        (
+            "!has(self.max_ckpts_to_keep) || self.max_ckpts_to_keep != 0",
+            "max_ckpts_to_keep 0 would keep no checkpoint: use -1 to keep all, or a number from 1",
+        ),
+        (
+            "!has(self.resume_mode) || self.resume_mode != 'from_path' || has(self.resume_path)",
+            "resume_mode from_path needs resume_path: set it to a directory global_step_N",
+        ),
+        (
+            "self.?algorithm.advantage_estimator.orValue('grpo') != 'gae' || self.?critic.model.path.hasValue()",
+            "advantage_estimator gae needs a critic: set critic.model.path",
+        ),
+        (
+            f"!self.?critic.model.path.hasValue() || {_BATCH} % {_CRITIC_MINI_BATCH} == 0",
+            "train_batch_size (default 1024) must be a multiple of critic_mini_batch_size (default 256): "
+            "change one of them",
+        ),
     )
 
     placement: PlacementConfig = Field(default_factory=PlacementConfig, description="How many GPUs, and where.")

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from rltrain_api.config import SkyRLTrainConfig
+from rltrain_api.model_tree import section_in
 
 Path = tuple[str, ...]
 _SIMILAR = 0.8
@@ -46,7 +47,7 @@ def place_of(path: Path) -> Place:
 def section_at(path: Path) -> type[BaseModel] | None:
     """The model of the section at a path, or None where there is none."""
     place, annotation = _lookup(path)
-    return _model_in(annotation) if place is Place.SECTION else None
+    return section_in(annotation) if place is Place.SECTION else None
 
 
 @cache
@@ -109,7 +110,7 @@ def _lookup(path: Path) -> tuple[Place, Any]:
         if field is None:
             return Place.NOTHING, None
         annotation = field.annotation
-        below = _model_in(annotation)
+        below = section_in(annotation)
         if below is not None:
             model = below
         elif depth == len(path):
@@ -122,17 +123,9 @@ def _lookup(path: Path) -> tuple[Place, Any]:
 def _leaves(model: type[BaseModel], path: Path) -> list[Path]:
     found: list[Path] = []
     for name, field in model.model_fields.items():
-        below = _model_in(field.annotation)
+        below = section_in(field.annotation)
         found += _leaves(below, (*path, name)) if below is not None else [(*path, name)]
     return found
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) in (Union, UnionType, Annotated):
-        return next((model for member in get_args(annotation) if (model := _model_in(member)) is not None), None)
-    return None
 
 
 def _types_in(annotation: Any) -> set[type]:

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator
 
+from rltrain_api import names
 from rltrain_api.job import RLTrainingJob
 from rltrain_api.names import claim_name
 from rltrain_api.render.kubernetes import deadline_notes, notes_without_kubernetes
@@ -127,7 +128,8 @@ def _app(job: RLTrainingJob, variables: Variables) -> Iterator[str]:
     yield from (f"    modal.Secret.from_name({_text(name)})," for name in variables.secret_sources)
     if variables.asked_for:
         keys = json.dumps(variables.asked_for)
-        yield f"    modal.Secret.from_name({_text(_secret_name(job))}, required_keys={keys}),"
+        secret = names.environment_secret_name(job.metadata.name)
+        yield f"    modal.Secret.from_name({_text(secret)}, required_keys={keys}),"
     yield "]"
 
 
@@ -165,10 +167,6 @@ def _text(value: str) -> str:
     return json.dumps(value, ensure_ascii=not value.isprintable())
 
 
-def _secret_name(job: RLTrainingJob) -> str:
-    return f"{job.metadata.name}-environment"
-
-
 def _gpu_type(job: RLTrainingJob) -> str | None:
     """The GPU that the job's node selectors name, in Modal's words."""
     labels = [*job.spec.pools.trainer.node_selector.values(), *job.spec.pools.inference.node_selector.values()]
@@ -195,7 +193,8 @@ def _notes(job: RLTrainingJob, variables: Variables, gpu: str | None) -> Iterato
         yield f"spec.runtime.envFrom: make Modal's secret {name} with what the Secret of that name holds"
     if variables.asked_for:
         pairs = " ".join(f"{name}=…" for name in variables.asked_for)
-        yield f"secrets: make Modal's secret with `modal secret create {_secret_name(job)} {pairs}`"
+        secret = names.environment_secret_name(job.metadata.name)
+        yield f"secrets: make Modal's secret with `modal secret create {secret} {pairs}`"
     selectors = ("pools.trainer.nodeSelector", "pools.inference.nodeSelector") if gpu else ()
     policy = ("failurePolicy.backoffLimit", "failurePolicy.restartDelaySeconds", "activeDeadlineSeconds")
     yield from notes_without_kubernetes(job, carried=(*policy, *selectors))

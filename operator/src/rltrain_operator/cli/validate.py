@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from rltrain_api.errors import FieldError
 from rltrain_api.reading import SourceDocument, UnusableInput
+from rltrain_api.rules.wording import counted
 from rltrain_operator.cli.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from rltrain_operator.cli.job_files import JudgedJob, kind_and_name, read_job_file
 from rltrain_operator.cli.screen import Screen
@@ -73,7 +74,7 @@ def report_lines(report: Report) -> list[str]:
         [f"{document.place()}: skipped {kind_and_name(document)}" for document in report.others],
     ]
     for job in report.jobs:
-        headline = [f"{job.name}: {_count(len(job.errors), 'error')}"] if job.errors and len(report.jobs) > 1 else []
+        headline = [f"{job.name}: {counted(len(job.errors), 'error')}"] if job.errors and len(report.jobs) > 1 else []
         parts.append([*headline, *job.error_lines()])
     parts.append([line for job in report.jobs for line in job.note_lines()])
     lines: list[str] = []
@@ -115,20 +116,16 @@ def _closing_lines(report: Report) -> list[str]:
     parts = []
     if invalid:
         where = f" in {len(invalid)} of {len(report.jobs)} jobs" if len(report.jobs) > 1 else f" in {invalid[0].name}"
-        parts.append(_count(sum(len(job.errors) for job in invalid), "error") + where)
+        parts.append(counted(sum(len(job.errors) for job in invalid), "error") + where)
     elif len(report.jobs) == 1:
         parts.append(f"{report.jobs[0].name} is valid")
     elif report.jobs:
         parts.append(f"all {len(report.jobs)} jobs are valid")
     if report.unusable:
-        parts.append(f"{_count(len(report.unusable), 'file')} could not be used")
+        parts.append(f"{counted(len(report.unusable), 'file')} could not be used")
     lines = ["; ".join(parts)]
     if not all(job.complete for job in invalid):
         lines.append(
             "What depends on fields of the wrong form could not be told yet: validate again when they are right."
         )
     return lines
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -14,6 +14,7 @@ from typing import Any
 
 from rltrain_api import names
 from rltrain_api.quantity import parse_quantity
+from rltrain_api.rules.wording import counted
 
 _SHOWN_TAINTS = 3
 _PODS = "pods"
@@ -102,10 +103,10 @@ def _shortfall(wanted: Wanted, nodes: Sequence[Node]) -> str | None:
             return f"{begin}; no node of the {len(opened)} open to it offers {resource}{kept_away}"
         if most < asked:
             offers = f"the largest node offers {_size(most, resource)}"
-            return f"{begin}; {offers} ({_counted(having, 'node')} open to it with {resource}){kept_away}"
+            return f"{begin}; {offers} ({counted(having, 'node')} open to it with {resource}){kept_away}"
     room = sum(_room(node, wanted) for node in opened)
     if room < wanted.count:
-        return f"{begin}; {_counted(len(opened), 'node')} open to it, with room for {room} when empty{kept_away}"
+        return f"{begin}; {counted(len(opened), 'node')} open to it, with room for {room} when empty{kept_away}"
     return None
 
 
@@ -119,7 +120,7 @@ def _shortfalls_together(wanted: Sequence[Wanted], nodes: Sequence[Node]) -> Ite
         offered = sum((node.offers.get(resource, Decimal(0)) for node in usable), Decimal(0))
         if offered < asked:
             named = " and ".join(pods.pool for pods in pools)
-            total = f"{_counted(len(usable), 'node')} open to them, with {offered.normalize():f} in all"
+            total = f"{counted(len(usable), 'node')} open to them, with {offered.normalize():f} in all"
             yield f"pools {named} together: {asked.normalize():f} {resource}; {total}"
 
 
@@ -201,7 +202,7 @@ def _kept_away(selected: Sequence[Node], wanted: Wanted) -> str:
     shown = ", ".join(texts[:_SHOWN_TAINTS]) + (", …" if len(texts) > _SHOWN_TAINTS else "")
     away = sum(1 for repelling in taints.values() if repelling)
     pool = names.ROLE_TRAINER if wanted.pool in (names.ROLE_REFERENCE, names.ROLE_CRITIC) else wanted.pool
-    return f"; pools.{pool}.tolerations keeps it from {_counted(away, 'node')} with the taints {shown}"
+    return f"; pools.{pool}.tolerations keeps it from {counted(away, 'node')} with the taints {shown}"
 
 
 def _pods(wanted: Wanted) -> str:
@@ -209,7 +210,7 @@ def _pods(wanted: Wanted) -> str:
     devices = {name: size for name, size in wanted.asks.items() if "/" in name}
     shown = devices or {name: size for name, size in wanted.asks.items() if name != _PODS}
     what = ", ".join(_size(size, name) for name, size in shown.items())
-    return f"{_counted(wanted.count, 'pod')} of {what}{' each' if wanted.count > 1 else ''}"
+    return f"{counted(wanted.count, 'pod')} of {what}{' each' if wanted.count > 1 else ''}"
 
 
 def _size(size: Decimal, resource: str) -> str:
@@ -221,7 +222,3 @@ def _size(size: Decimal, resource: str) -> str:
 def _taint_text(taint: Mapping[str, str]) -> str:
     value = f"={taint['value']}" if taint.get("value") else ""
     return f"{taint.get('key')}{value}:{taint.get('effect')}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

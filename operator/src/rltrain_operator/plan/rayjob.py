@@ -190,11 +190,10 @@ def _variable(job: RLTrainingJob, name: str, value: str) -> Manifest:
 
 
 def _from_secret(job: RLTrainingJob, name: str) -> Manifest:
-    return {"name": name, "valueFrom": {"secretKeyRef": {"name": _secret_name(job), "key": name}}}
-
-
-def _secret_name(job: RLTrainingJob) -> str:
-    return f"{job.metadata.name}-environment"
+    return {
+        "name": name,
+        "valueFrom": {"secretKeyRef": {"name": names.environment_secret_name(job.metadata.name), "key": name}},
+    }
 
 
 def _secrets_of_initializers(job: RLTrainingJob) -> list[str]:
@@ -213,7 +212,8 @@ def _notes(job: RLTrainingJob) -> Iterator[str]:
     asked_for = [*variables.asked_for, *_secrets_of_initializers(job)]
     if asked_for:
         pairs = " ".join(f"--from-literal={name}=…" for name in dict.fromkeys(asked_for))
-        yield f"secrets: make the Secret first: kubectl create secret generic {_secret_name(job)} {pairs}"
+        secret = names.environment_secret_name(job.metadata.name)
+        yield f"secrets: make the Secret first: kubectl create secret generic {secret} {pairs}"
     yield (
         f"Ray {RAY_VERSION} has no tokens: whoever reaches the head's port {names.DASHBOARD_PORT} can run programs in "
         "the pods; keep others away with a NetworkPolicy"

@@ -29,7 +29,7 @@ from rltrain_operator.kube import (
 from rltrain_operator.kube.resources import CONFIG_MAPS, RAY_CLUSTERS, SECRETS, resource_of
 from rltrain_operator.rayjobs import RayJobsApi, RayUnavailableError
 from rltrain_operator.reconcile import reasons
-from rltrain_operator.reconcile.observe import owned_by
+from rltrain_operator.reconcile.children import owned_by
 from rltrain_operator.reconcile.references import amiss
 from rltrain_operator.reconcile.state import (
     Action,

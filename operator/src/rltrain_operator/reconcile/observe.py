@@ -27,6 +27,7 @@ from rltrain_operator.kube.resources import BATCH_JOBS, PODS, RAY_CLUSTERS, WORK
 from rltrain_operator.plan import beyond_this_release, worker_pods_wanted
 from rltrain_operator.rayjobs import LOG_TAIL_BYTES, LOG_TAIL_LINES, RayJob, RayJobsApi, RayUnavailableError
 from rltrain_operator.reconcile import reasons
+from rltrain_operator.reconcile.children import condition_of, owned_by
 from rltrain_operator.reconcile.queueing import view_queue
 from rltrain_operator.reconcile.stall import judge_pace
 from rltrain_operator.reconcile.state import (
@@ -62,22 +63,9 @@ def view_subject(body: Body) -> Subject:
     return Subject(metadata, status, judgement.job, (*judgement.errors, *beyond))
 
 
-def owned_by(child: Body, job_uid: str) -> bool:
-    """Whether the child belongs to this very job, not to one of the same name before it, nor to somebody else."""
-    return any(owner.get("uid") == job_uid for owner in child["metadata"].get("ownerReferences") or [])
-
-
-def _condition(body: Body, kind: str) -> Mapping[str, Any]:
-    for condition in (body.get("status") or {}).get("conditions") or []:
-        if condition.get("type") == kind:
-            found: Mapping[str, Any] = condition
-            return found
-    return {}
-
-
 def pod_trouble(pod: Body) -> str | None:
     """What keeps a pod from being ready, in Kubernetes' own words, or None when nothing in particular does."""
-    scheduled = _condition(pod, "PodScheduled")
+    scheduled = condition_of(pod, "PodScheduled")
     if scheduled.get("status") == "False":
         return f"{scheduled.get('reason')}: {scheduled.get('message')}"
     for container in (pod.get("status") or {}).get("containers") or []:
@@ -129,10 +117,10 @@ def _view_batch_job(batch_job: Body, pods: list[Body]) -> InitializerView:
     newest = oldest_first[-1] if pods else None
     ended = _last_end(newest) if newest else {}
     failures = int((batch_job.get("status") or {}).get("failed") or 0)
-    if _condition(batch_job, "Complete").get("status") == "True":
+    if condition_of(batch_job, "Complete").get("status") == "True":
         words = str(ended.get("message") or "").strip()
         return InitializerView(InitializerState.COMPLETE, words[-800:], attempts=failures + 1)
-    failed = _condition(batch_job, "Failed")
+    failed = condition_of(batch_job, "Failed")
     pod_name = newest["metadata"]["name"] if newest else None
     if failed.get("status") == "True":
         message = str(ended.get("message") or failed.get("message") or "").strip()
@@ -160,8 +148,8 @@ def view_cluster(cache: Cache, key: Key, job_uid: str) -> ClusterView | None:
     if ray_cluster is None or not owned_by(ray_cluster, job_uid):
         return None
     metadata = ray_cluster["metadata"]
-    head = _condition(ray_cluster, "HeadPodReady")
-    failure = _condition(ray_cluster, "ReplicaFailure")
+    head = condition_of(ray_cluster, "HeadPodReady")
+    failure = condition_of(ray_cluster, "ReplicaFailure")
     pods = [pod for pod in cache.children(key, PODS) if _role(pod) != names.ROLE_INITIALIZER]
     troubles = group_troubles(pods)
     head_pod = _running_head(pods, metadata["name"])
@@ -180,7 +168,7 @@ def view_cluster(cache: Cache, key: Key, job_uid: str) -> ClusterView | None:
         ready_workers=int((ray_cluster.get("status") or {}).get("readyWorkerReplicas") or 0),
         wanted_workers=worker_pods_wanted(ray_cluster),
         wanted_engines=sum(int(g.get("replicas") or 0) for g in groups if g.get("groupName") == names.ROLE_INFERENCE),
-        ready_gpus=sum(_gpus(pod) for pod in pods if _condition(pod, "Ready").get("status") == "True"),
+        ready_gpus=sum(_gpus(pod) for pod in pods if condition_of(pod, "Ready").get("status") == "True"),
         head_host=_head_host(head_pod),
         head_pod=head_pod["metadata"]["name"] if head_pod is not None else None,
         ends=tuple(end for pod in pods for end in pod_ends(pod)),

@@ -14,6 +14,7 @@ from rltrain_api.status import ConditionType, Phase, Stop
 from rltrain_operator.kube import Body
 from rltrain_operator.plan.queueing import KUEUE_QUEUE_LABEL
 from rltrain_operator.reconcile import reasons
+from rltrain_operator.reconcile.children import condition_of, owned_by
 from rltrain_operator.reconcile.conditions import cut
 from rltrain_operator.reconcile.draft import Draft
 from rltrain_operator.reconcile.state import ClusterView, QueueView
@@ -33,7 +34,7 @@ def view_queue(ray_cluster: Body, workloads: list[Body]) -> QueueView | None:
     if queue is None:
         return None
     suspended = bool((ray_cluster.get("spec") or {}).get("suspend"))
-    own = [workload for workload in workloads if _owned_by(workload, metadata["uid"])]
+    own = [workload for workload in workloads if owned_by(workload, metadata["uid"])]
     if not own:
         return QueueView(queue, suspended, reason=reasons.QUEUED)
     newest = max(own, key=lambda workload: str(workload["metadata"].get("creationTimestamp")))
@@ -41,8 +42,8 @@ def view_queue(ray_cluster: Body, workloads: list[Body]) -> QueueView | None:
 
 
 def _in_the_words_of(workload: Body, queue: str, suspended: bool) -> QueueView:
-    evicted, preempted = _condition(workload, "Evicted"), _condition(workload, "Preempted")
-    quota, admitted = _condition(workload, "QuotaReserved"), _condition(workload, "Admitted")
+    evicted, preempted = condition_of(workload, "Evicted"), condition_of(workload, "Preempted")
+    quota, admitted = condition_of(workload, "QuotaReserved"), condition_of(workload, "Admitted")
     words = []
     is_evicted = evicted.get("status") == "True"
     if is_evicted:
@@ -63,18 +64,6 @@ def _in_the_words_of(workload: Body, queue: str, suspended: bool) -> QueueView:
         message=cut("; ".join(words), MESSAGE_LENGTH),
         lasting=deactivated or (quota.get("status") != "True" and str(quota.get("reason")) in LASTING),
     )
-
-
-def _owned_by(workload: Body, uid: str) -> bool:
-    return any(owner.get("uid") == uid for owner in workload["metadata"].get("ownerReferences") or [])
-
-
-def _condition(workload: Body, kind: str) -> Mapping[str, Any]:
-    for condition in (workload.get("status") or {}).get("conditions") or []:
-        if condition.get("type") == kind:
-            found: Mapping[str, Any] = condition
-            return found
-    return {}
 
 
 def _said(condition: Mapping[str, Any]) -> str:

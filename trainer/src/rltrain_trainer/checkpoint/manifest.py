@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rltrain_trainer.checkpoint.files import digest, files_below
+from rltrain_trainer.files import digest, files_below
 
 FORMAT = "rltrain.io/checkpoint/v1"
 MANIFEST_NAME = "manifest.json"

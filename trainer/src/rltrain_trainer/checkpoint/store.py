@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rltrain_trainer.checkpoint.files import sync, sync_tree, write_durably
 from rltrain_trainer.checkpoint.manifest import MANIFEST_NAME, BrokenCheckpointError, Manifest, describe, verify
+from rltrain_trainer.files import sync, sync_tree, write_durably
 
 log = logging.getLogger(__name__)
 

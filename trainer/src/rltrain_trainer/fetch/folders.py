@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rltrain_trainer.fetch.errors import FetchError
 from rltrain_trainer.fetch.records import FetchedFile, Request
-from rltrain_trainer.fetch.sizes import demand_room, digest, files_below
+from rltrain_trainer.fetch.sizes import demand_room, files_below
+from rltrain_trainer.files import digest
 
 
 @dataclass(frozen=True, slots=True)

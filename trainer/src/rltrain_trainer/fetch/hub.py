@@ -32,7 +32,8 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from rltrain_api.fetching import parse_hub
 from rltrain_trainer.fetch.errors import FetchError, unreachable
 from rltrain_trainer.fetch.records import FetchedFile, Request
-from rltrain_trainer.fetch.sizes import demand_room, digest
+from rltrain_trainer.fetch.sizes import demand_room
+from rltrain_trainer.files import digest
 
 log = logging.getLogger(__name__)
 

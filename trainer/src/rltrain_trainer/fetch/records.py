@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ValidationError
+
+from rltrain_trainer.files import sync, write_durably
 
 log = logging.getLogger(__name__)
 
@@ -100,13 +101,8 @@ def write_record(request: Request, identity: str | None, files: dict[str, Fetche
     """Note what was fetched, in one rename, after all files are on the disk."""
     record = Record(source=request.source, identity=identity, files=files, time=datetime.now(UTC))
     for name in files:
-        _sync(request.target / name)
-    path = _path(request)
-    temporary = path.with_suffix(".new")
-    temporary.write_text(record.model_dump_json(indent=1) + "\n")
-    _sync(temporary)
-    temporary.replace(path)
-    _sync(path.parent)
+        sync(request.target / name)
+    write_durably(_path(request), (record.model_dump_json(indent=1) + "\n").encode())
     return record
 
 
@@ -116,11 +112,3 @@ def _path(request: Request) -> Path:
 
 def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import shutil
@@ -11,7 +10,6 @@ from pathlib import Path
 
 from rltrain_trainer.fetch.errors import volume_full
 
-READ_BYTES = 1024 * 1024
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
@@ -38,15 +36,6 @@ def bytes_below(directory: Path) -> int:
             except FileNotFoundError:  # renamed while we looked
                 continue
     return total
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
-    content = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(READ_BYTES):
-            content.update(block)
-    return content.hexdigest()
 
 
 def files_below(directory: Path) -> Iterator[Path]:

@@ -17,7 +17,8 @@ import fsspec  # type: ignore[import-untyped]  # it has no stubs
 from rltrain_api.fetching import OBJECT_STORES, scheme_of
 from rltrain_trainer.fetch.errors import FetchError
 from rltrain_trainer.fetch.records import FetchedFile, Request
-from rltrain_trainer.fetch.sizes import demand_room, digest
+from rltrain_trainer.fetch.sizes import demand_room
+from rltrain_trainer.files import digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ import certifi
 
 from rltrain_trainer.fetch.errors import FetchError, unreachable
 from rltrain_trainer.fetch.records import FetchedFile, Request
-from rltrain_trainer.fetch.sizes import READ_BYTES, demand_room, digest, shown
+from rltrain_trainer.fetch.sizes import demand_room, shown
+from rltrain_trainer.files import READ_BYTES, digest
 
 log = logging.getLogger(__name__)
 
