@@ -183,6 +183,8 @@ def count_engines(draft: Draft, driver: DriverStatus | None) -> None:
 def _complete(draft: Draft) -> None:
     message = f"attempt {draft.attempt} finished training"
     draft.leave_training(reasons.COMPLETED, message)
+    # Engines that end with their run are no trouble, and must not read like one.
+    draft.conditions.set(ConditionType.ENGINES_READY, False, reasons.COMPLETED, message)
     draft.set(phase=Phase.SUCCEEDED, completion_time=draft.now)
     draft.conditions.set(ConditionType.COMPLETE, True, reasons.COMPLETED, message)
     draft.conditions.set(ConditionType.FAILED, False, reasons.COMPLETED)
