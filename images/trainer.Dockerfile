@@ -28,12 +28,13 @@ ARG TORCH_REQUIREMENT=torch==2.13.0
 ARG TORCH_OPTIONS=
 COPY requirements/trainer.txt /opt/requirements/
 # One step, made here and not in a stage of its own, because copying it between stages takes longer than making it. The
-# lock alone decides it, so a change of our own sources reuses it. At its end:
+# lock alone decides it, so a change of our own sources reuses it. In it:
 # - tests, test programs, static libraries and Java archives of the dependencies go: a quarter of a gigabyte;
 # - byte code stays: pods cannot write it, and every Ray worker would compile its imports again;
+# - pip does not look at what the locked packages ask for: some ask for torch, which has no hash here and comes next;
 # - our own packages, copied below, join this environment's path.
 RUN python3 -m venv /opt/venv \
- && /opt/venv/bin/pip install --no-cache-dir --require-hashes -r /opt/requirements/trainer.txt \
+ && /opt/venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r /opt/requirements/trainer.txt \
  && /opt/venv/bin/pip install --no-cache-dir ${TORCH_OPTIONS} "${TORCH_REQUIREMENT}" \
  && cd /opt/venv/lib/python3*/site-packages \
  && rm -rf torch/test torch/bin/test_* torch/bin/*Test torch/bin/protoc* ray/jars \

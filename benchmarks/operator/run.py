@@ -1,12 +1,13 @@
 """How fast our operator makes RayClusters of jobs, beside KubeRay's own RayJobs, on one API server with fake nodes.
 
-    python benchmarks/operator/run.py [--jobs 1 100 1000] [--rounds 3] [--scenarios create events restart]
+    python benchmarks/operator/run.py [--jobs 1 100 1000] [--rounds 1] [--scenarios create events restart]
                                       [--event-rate 100] [--json FILE] [--markdown FILE] [--profile FILE]
 
 Takes a control-plane cluster "bench" up and down again, and lets three operators take turns: ours, KubeRay's as it
 comes, and KubeRay's with --reconcile-concurrency=10. Each has a process, a ServiceAccount and a namespace of its
-own for every turn. No pods are made of RayClusters on either side: what is timed is the way
-from the job to its RayCluster. Goals are printed beside what was measured; nothing is asserted.
+own for every turn, and is confined to that, so that nothing of a turn needs to be removed before the next. No pods are
+made of RayClusters on either side: what is timed is the way from the job to its RayCluster. Goals are printed beside
+what was measured; nothing is asserted. All of it takes some twelve minutes on two quiet cores.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ import argparse
 import asyncio
 import json
 import os
+import signal
+import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import yaml
 from accounting import flow_schemas
+from aiohttp import ClientError
 from scenarios import (
     IDLE_SECONDS,
     Bench,
@@ -35,15 +40,15 @@ from scenarios import (
     one_by_one,
     population,
     restart,
-    settled,
 )
 from sides import KubeRay, Ours, Side
 
 from rltrain_api import crdgen, names
 from rltrain_cluster import kuberay
 from rltrain_cluster.backend import Backend
+from rltrain_cluster.errors import ClusterError
 from rltrain_cluster.kubectl import Kubectl
-from rltrain_cluster.kubernetes_api import KubernetesApi
+from rltrain_cluster.kubernetes_api import ApiError, KubernetesApi
 from rltrain_cluster.processes import ProcessTable
 from rltrain_cluster.settings import StateDirectory
 from rltrain_cluster.testing import kubectl_of, temporary_cluster
@@ -52,6 +57,7 @@ NAME = "bench"
 NAMESPACE = "benchmark"
 SCENARIOS = ("create", "events", "restart")
 SINGLE_RUNS = 20
+STEP_SECONDS = 420.0  # for one turn of one operator, whatever it hangs on
 EVENT_JOBS = 200
 
 # What our operator is meant to reach on two quiet cores, by row.
@@ -72,7 +78,8 @@ def parse_arguments() -> argparse.Namespace:
     """The flags."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--jobs", type=int, nargs="+", default=[1, 100, 1000], help="how many jobs at once")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each operator, for up to 100 jobs")
+    parser.add_argument("--rounds", type=int, default=1, help="turns of each operator, for up to 100 jobs")
+    parser.add_argument("--minutes", type=float, default=20.0, help="begin nothing after so long")
     parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--sides", nargs="+", type=int, choices=(0, 1, 2), default=[0, 1, 2], help="of the three")
     parser.add_argument("--event-rate", type=int, default=100, help="events per second")
@@ -196,56 +203,115 @@ def restart_rows(count: int, result: Restart) -> dict[str, str]:
     }
 
 
-async def measure(bench: Bench, options: argparse.Namespace) -> tuple[Table, list[dict[str, Any]]]:
-    """All scenarios, the operators taking turns; also every number as it was measured."""
-    every: list[Side] = [Ours(options.profile), KubeRay(None), KubeRay(10)]
-    sides = [every[index] for index in options.sides]
-    table: Table = {}
-    numbers: list[dict[str, Any]] = []
+@dataclass
+class Step:
+    """One thing to measure of one side: what it is called, and what does it and returns rows for the table."""
 
-    def note(side: Side, rows: dict[str, str]) -> None:
+    side: Side
+    what: str
+    run: Callable[[], Awaitable[dict[str, str]]]
+
+
+@dataclass
+class Results:
+    """What has been measured so far: the table, every number, and the turns that rows are made of."""
+
+    table: Table = field(default_factory=dict)
+    numbers: list[dict[str, Any]] = field(default_factory=list)
+    creations: dict[tuple[str, int], list[Creation]] = field(default_factory=dict)
+    mirrorings: dict[str, list[Mirroring]] = field(default_factory=dict)
+
+    def keep(self, side: Side, what: str, count: int, result: Creation | Mirroring | Restart) -> None:
+        """Every number of one turn."""
+        self.numbers.append({"side": side.title, "scenario": what, "jobs": count, **asdict(result)})
+
+    def note(self, side: Side, rows: dict[str, str]) -> None:
+        """Rows of the table, in place of what earlier turns said in them."""
         for row, value in rows.items():
-            table.setdefault(row, {})[side.title] = value
+            self.table.setdefault(row, {})[side.title] = value
             print(f"{side.title:>24}  {row}: {value}", flush=True)
 
-    def keep(side: Side, what: str, count: int, result: Creation | Mirroring | Restart) -> None:
-        numbers.append({"side": side.title, "scenario": what, "jobs": count, **asdict(result)})
+    def write(self, options: argparse.Namespace) -> None:
+        """The files that were asked for, as far as they can be written by now."""
+        if options.markdown:
+            options.markdown.write_text(markdown(self.table))
+        if options.json:
+            options.json.write_text(json.dumps(self.numbers, indent=1))
 
-    def namespace(side: Side, *parts: object) -> str:
-        return "-".join(["bench", str(every.index(side)), *map(str, parts)])
 
+def creation_step(bench: Bench, side: Side, where: str, count: int, results: Results, *, restarts: bool) -> Step:
+    """Create jobs in a namespace of their own; with `restarts` stop and start the operator over them."""
+
+    async def run() -> dict[str, str]:
+        async with population(bench, side, where):
+            alone = one_by_one(bench, side, where, SINGLE_RUNS) if count == 1 else None
+            result = await (alone or creation(bench, side, where, count))
+            results.keep(side, "create", count, result)
+            turns = results.creations.setdefault((side.title, count), [])
+            turns.append(result)
+            results.note(side, creation_rows(count, turns))
+            if not restarts:
+                return {}
+            restarted = await restart(bench, side, where, count + 1)
+            results.keep(side, "restart", count, restarted)
+            return restart_rows(count, restarted)
+
+    return Step(side, f"{count} job(s){', then a restart' if restarts else ''}", run)
+
+
+def events_step(bench: Bench, side: Side, where: str, rate: int, results: Results) -> Step:
+    """Let the RayClusters of some jobs change so often a second."""
+
+    async def run() -> dict[str, str]:
+        async with population(bench, side, where):
+            await creation(bench, side, where, EVENT_JOBS)
+            result = await mirroring(bench, side, where, rate)
+            results.keep(side, "events", EVENT_JOBS, result)
+            turns = results.mirrorings.setdefault(side.title, [])
+            turns.append(result)
+            return mirroring_rows(rate, turns)
+
+    return Step(side, f"{rate} events/s", run)
+
+
+def steps(bench: Bench, options: argparse.Namespace, results: Results) -> Iterator[Step]:
+    """Everything that was asked for, the operators taking turns."""
+    every: list[Side] = [Ours(options.profile), KubeRay(None), KubeRay(10)]
+    sides = [(index, every[index]) for index in options.sides]
     for count in options.jobs:
-        rounds: dict[str, list[Creation]] = {}
         restarts = "restart" in options.scenarios and count == max(options.jobs)
         turns = options.rounds if count <= 100 else 1
         for turn in range(turns if restarts or "create" in options.scenarios else 0):
-            for side in sides:
-                async with population(bench, side, namespace(side, count, turn)):
-                    where = namespace(side, count, turn)
-                    alone = one_by_one(bench, side, where, SINGLE_RUNS) if count == 1 else None
-                    result = await (alone or creation(bench, side, where, count))
-                    keep(side, "create", count, result)
-                    rounds.setdefault(side.title, []).append(result)
-                    if restarts and turn == turns - 1:
-                        restarted = await restart(bench, side, where, count + 1)
-                        keep(side, "restart", count, restarted)
-                        note(side, restart_rows(count, restarted))
-                print(f"{side.title:>24}  {count} job(s), turn {turn + 1}; load {os.getloadavg()[0]:.1f}", flush=True)
-        for side in sides:
-            if side.title in rounds:
-                note(side, creation_rows(count, rounds[side.title]))
-    if "events" in options.scenarios:
-        for side in sides:
-            results = []
-            for turn in range(options.rounds):
-                where = namespace(side, "events", turn)
-                async with population(bench, side, where):
-                    await creation(bench, side, where, EVENT_JOBS)
-                    await settled(bench, side, where)
-                    results.append(await mirroring(bench, side, where, options.event_rate))
-                keep(side, "events", EVENT_JOBS, results[-1])
-            note(side, mirroring_rows(options.event_rate, results))
-    return table, numbers
+            for index, side in sides:
+                where = f"bench-{index}-{count}-{turn}"
+                yield creation_step(bench, side, where, count, results, restarts=restarts and turn == turns - 1)
+    for turn in range(options.rounds if "events" in options.scenarios else 0):
+        for index, side in sides:
+            yield events_step(bench, side, f"bench-{index}-events-{turn}", options.event_rate, results)
+
+
+async def measure(bench: Bench, options: argparse.Namespace) -> Results:
+    """All steps. One that fails or does not end is said in its place, and the rest go on; so it is past the limit."""
+    results, began = Results(), time.monotonic()
+    for step in steps(bench, options, results):
+        passed = time.monotonic() - began
+        left = options.minutes * 60 - passed
+        print(f"[{passed // 60:3.0f}:{passed % 60:02.0f}] {step.side.title}: {step.what}; load {_load()}", flush=True)
+        try:
+            if left <= 0:
+                raise TimeoutError(f"left out: --minutes {options.minutes:g} are over")
+            async with asyncio.timeout(min(STEP_SECONDS, left)):
+                results.note(step.side, await step.run())
+        except (TimeoutError, RuntimeError, OSError, ApiError, ClientError, ClusterError) as error:
+            why = str(error) or f"no end in {min(STEP_SECONDS, left):.0f} s"
+            print(f"NOT MEASURED: {step.side.title}: {step.what}: {why}", file=sys.stderr, flush=True)
+            results.table.setdefault(f"{step.what}: not measured", {})[step.side.title] = why.splitlines()[0][:200]
+        results.write(options)
+    return results
+
+
+def _load() -> str:
+    return f"{os.getloadavg()[0]:.1f}"
 
 
 def markdown(table: Table) -> str:
@@ -258,23 +324,20 @@ def markdown(table: Table) -> str:
 
 
 async def benchmark(cluster: Backend, options: argparse.Namespace, scratch: Path) -> None:
-    """Measure on a cluster that is up; print the tables and write the files that were asked for."""
+    """Measure on a cluster that is up, and print the table."""
     kubectl = kubectl_of(cluster)
     state = StateDirectory.of(NAME)
     kubeconfigs = prepare(cluster, kubectl, scratch)
     async with KubernetesApi(cluster.kubeconfig) as api:
         bench = Bench(api, kubectl, ProcessTable(state.run, state.logs), kubeconfigs, scratch)
-        table, numbers = await measure(bench, options)
-    print(markdown(table))
-    if options.markdown:
-        options.markdown.write_text(markdown(table))
-    if options.json:
-        options.json.write_text(json.dumps(numbers, indent=1))
+        results = await measure(bench, options)
+    print(markdown(results.table))
 
 
 def main() -> None:
     """A cluster of the benchmark's own, the measurement, and the cluster's end."""
     options = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the operator and the cluster, too
     with (
         temporary_cluster(NAME, "controlplane", nodes=1, gpus_per_node=8) as cluster,
         tempfile.TemporaryDirectory() as scratch,

@@ -20,7 +20,7 @@ from accounting import WRITES, MachineTime, count_requests, cpu_seconds, differe
 from sides import CLAIMS, RESYNCING, Ours, Side
 
 from rltrain_cluster.kubectl import Kubectl
-from rltrain_cluster.kubernetes_api import MERGE_PATCH, ApiError, KubernetesApi
+from rltrain_cluster.kubernetes_api import MERGE_PATCH, KubernetesApi
 from rltrain_cluster.processes import ProcessTable
 
 Object = dict[str, Any]
@@ -28,7 +28,6 @@ Object = dict[str, Any]
 RAY_CLUSTERS = "/apis/ray.io/v1/namespaces/{}/rayclusters"
 APPLIED_AT_ONCE = 16
 LIMIT_SECONDS = 300.0
-CLEANUP_SECONDS = 300.0
 IDLE_SECONDS = 30.0
 RESYNC_SECONDS = 10
 QUIET_SECONDS = 5.0
@@ -114,7 +113,7 @@ async def followed(bench: Bench, path: str, see: Callable[[Object], None]) -> As
 
 @asynccontextmanager
 async def population(bench: Bench, side: Side, namespace: str) -> AsyncIterator[None]:
-    """A namespace with the claims that jobs name, and the operator running; both gone afterwards."""
+    """A namespace with the claims that jobs name, and the operator running in it alone until the block ends."""
     await bench.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
     for name in CLAIMS:
         spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
@@ -123,38 +122,13 @@ async def population(bench: Bench, side: Side, namespace: str) -> AsyncIterator[
             f"/api/v1/namespaces/{namespace}/persistentvolumeclaims",
             {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec},
         )
-    side.start(bench.kubeconfigs[side.account], bench.scratch)
+    side.start(bench.kubeconfigs[side.account], bench.scratch, namespace)
     try:
         await asyncio.to_thread(side.wait_ready)
         await create(bench, side, namespace, ["warm-up"])
         yield
     finally:
         side.stop()
-        await _clear(bench, side, namespace)
-
-
-async def _clear(bench: Bench, side: Side, namespace: str) -> None:
-    """Nothing of one run may be left to be collected in the next; a stopped operator's finalizers are taken off."""
-    jobs = await bench.api.request("GET", side.path.format(namespace))
-    turns = asyncio.Semaphore(APPLIED_AT_ONCE)
-
-    async def free(job: Object) -> None:
-        async with turns:
-            path = f"{side.path.format(namespace)}/{job['metadata']['name']}"
-            await bench.api.request("PATCH", path, {"metadata": {"finalizers": None}}, content_type=MERGE_PATCH)
-
-    await asyncio.gather(*(free(job) for job in jobs["items"] if job["metadata"].get("finalizers")))
-    await bench.api.request("DELETE", f"/api/v1/namespaces/{namespace}")
-    deadline = time.monotonic() + CLEANUP_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            await bench.api.request("GET", f"/api/v1/namespaces/{namespace}")
-        except ApiError as error:
-            if error.status == 404:
-                return
-            raise
-        await asyncio.sleep(0.5)
-    raise TimeoutError(f"namespace {namespace} is still there after {CLEANUP_SECONDS:.0f} s")
 
 
 @dataclass
@@ -204,22 +178,29 @@ async def create(bench: Bench, side: Side, namespace: str, jobs: Sequence[str]) 
     return result
 
 
-async def settled(bench: Bench, side: Side, namespace: str) -> None:
-    """Until every job's status says all that it can say without pods."""
-    deadline = time.monotonic() + LIMIT_SECONDS
-    while time.monotonic() < deadline:
-        jobs = (await bench.api.request("GET", side.path.format(namespace)))["items"]
-        if all(side.settled(job) for job in jobs):
-            return
-        await asyncio.sleep(0.5)
-    raise TimeoutError(f"{side.title}: jobs still change after {LIMIT_SECONDS:.0f} s")
+async def settled(bench: Bench, side: Side, namespace: str, count: int) -> None:
+    """Until the status of so many jobs says all that it can say without pods."""
+    unsettled: dict[str, bool] = {}
+    complete = asyncio.Event()
+
+    def see(job: Object) -> None:
+        unsettled[job["metadata"]["name"]] = not side.settled(job)
+        if len(unsettled) >= count and not any(unsettled.values()):
+            complete.set()
+
+    async with followed(bench, side.path.format(namespace), see):
+        try:
+            await asyncio.wait_for(complete.wait(), LIMIT_SECONDS)
+        except TimeoutError as error:
+            log = side.log_tail(bench.scratch)
+            raise TimeoutError(f"{side.title}: {sum(unsettled.values())} jobs without status; {log}") from error
 
 
 async def creation(bench: Bench, side: Side, namespace: str, count: int) -> Creation:
     """Create `count` jobs at once; the cost counts until the last job's status is written."""
     async with accounted(bench, side) as cost:
         result = await create(bench, side, namespace, [f"job-{number}" for number in range(count)])
-        await settled(bench, side, namespace)
+        await settled(bench, side, namespace, count + 1)  # and the one to warm up
     result.cost = cost
     return result
 
@@ -233,7 +214,7 @@ async def one_by_one(bench: Bench, side: Side, namespace: str, count: int) -> Cr
             result.latencies += single.latencies
             result.applying += single.applying
             result.seconds += single.seconds
-        await settled(bench, side, namespace)
+        await settled(bench, side, namespace, count + 1)
     result.cost = cost
     return result
 
@@ -355,7 +336,7 @@ async def restart(bench: Bench, side: Side, namespace: str, jobs: int) -> Restar
     side.stop()
     wrapper = ["-c", RESYNCING.format(seconds=RESYNC_SECONDS)] if isinstance(side, Ours) else []
     result = Restart()
-    side.start(bench.kubeconfigs[side.account], bench.scratch, wrapper)
+    side.start(bench.kubeconfigs[side.account], bench.scratch, namespace, wrapper)
     async with accounted(bench, side) as result.at_start:
         while await asyncio.to_thread(side.pass_count) < jobs:
             if time.monotonic() - side.started > LIMIT_SECONDS:

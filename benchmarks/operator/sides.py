@@ -32,7 +32,7 @@ Object = dict[str, Any]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
 CLAIMS = ("benchmark-checkpoints", "benchmark-data")  # exist in every namespace, so that no job makes any
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 STOP_SECONDS = 20.0
 
 # Our operator as it is; and with the full list, otherwise made every ten minutes, made every `seconds`.
@@ -89,8 +89,8 @@ class Side(ABC):
     health_port: int = field(default=0)
 
     @abstractmethod
-    def command(self, kubeconfig: Path, scratch: Path) -> list[str]:
-        """The command line."""
+    def command(self, kubeconfig: Path, scratch: Path, namespace: str) -> list[str]:
+        """The command line of an operator that looks at one namespace."""
 
     @abstractmethod
     def job(self, name: str, namespace: str) -> Object:
@@ -104,10 +104,10 @@ class Side(ABC):
     def mirrored(self, job: Object) -> bool | None:
         """Whether the job's status says that all workers of its RayCluster are ready; None before it says anything."""
 
-    def start(self, kubeconfig: Path, scratch: Path, wrapper: Sequence[str] = ()) -> None:
+    def start(self, kubeconfig: Path, scratch: Path, namespace: str, wrapper: Sequence[str] = ()) -> None:
         """Start the process and return at once; `wrapper` are words after the interpreter (ours only)."""
         self.metrics_port, self.health_port = free_ports(2)
-        command = [*self.command(kubeconfig, scratch)]
+        command = [*self.command(kubeconfig, scratch, namespace)]
         if wrapper:
             command[1 : 1 + len(MODULE)] = wrapper
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -133,10 +133,14 @@ class Side(ABC):
             raise RuntimeError(f"{self.title} ended while it was measured:\n{self.log_tail(scratch)}")
 
     def stop(self) -> None:
-        """SIGTERM, and wait for the end."""
+        """SIGTERM, and wait for the end; SIGKILL for one that does not take it."""
         assert self.process is not None, "started"
         self.process.terminate()
-        self.process.wait(STOP_SECONDS)
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
         self.process = None
 
     @property
@@ -156,7 +160,7 @@ class Side(ABC):
 
 
 class Ours(Side):
-    """RLTrain's operator, cluster-wide, with its Lease; with `profile` cProfile counts, and writes there at the end."""
+    """RLTrain's operator with its Lease; with `profile` cProfile counts, and writes there at the end."""
 
     def __init__(self, profile: Path | None = None) -> None:
         super().__init__(
@@ -167,13 +171,15 @@ class Ours(Side):
         )
         self.profile = profile
 
-    def command(self, kubeconfig: Path, scratch: Path) -> list[str]:
+    def command(self, kubeconfig: Path, scratch: Path, namespace: str) -> list[str]:
         key = scratch / "token-key"
         key.write_bytes(b"k" * 32)
         profiler = ["-m", "cProfile", "-o", str(self.profile)] if self.profile else []
         return [
             *(sys.executable, *profiler, *MODULE, f"--kubeconfig={kubeconfig}", f"--token-key-file={key}"),
-            *(f"--metrics-port={self.metrics_port}", f"--health-port={self.health_port}"),
+            *(f"--metrics-port={self.metrics_port}", f"--health-port={self.health_port}", f"--namespace={namespace}"),
+            # A Lease for each turn: nobody waits for one that a killed benchmark has left.
+            f"--lease-namespace={namespace}",
         ]
 
     def job(self, name: str, namespace: str) -> Object:
@@ -201,11 +207,11 @@ class KubeRay(Side):
         )
         self.concurrency = concurrency
 
-    def command(self, kubeconfig: Path, scratch: Path) -> list[str]:
+    def command(self, kubeconfig: Path, scratch: Path, namespace: str) -> list[str]:
         return [
             *(ensure_binaries(lambda _: None).path("ray-operator"), f"--kubeconfig={kubeconfig}"),
             *("--enable-leader-election=false", f"--metrics-addr=127.0.0.1:{self.metrics_port}"),
-            f"--health-probe-bind-address=127.0.0.1:{self.health_port}",
+            *(f"--health-probe-bind-address=127.0.0.1:{self.health_port}", f"--watch-namespace={namespace}"),
             *([] if self.concurrency is None else [f"--reconcile-concurrency={self.concurrency}"]),
         ]
 

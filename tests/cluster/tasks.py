@@ -144,8 +144,9 @@ def test_e2e(arguments: Sequence[str]) -> int:
 
 def manifests(_: Sequence[str]) -> int:
     """Generate the CRD and the references in docs/ from the API, and copy the CRD into the chart."""
-    generators = ("rltrain_api.crdgen", "rltrain_api.reference", "rltrain_api.env.document")
-    status = next((failed for name in generators if (failed := run([PYTHON, "-m", name], 120)) != 0), 0)
+    modules = ("rltrain_api.crdgen", "rltrain_api.reference", "rltrain_api.env.document")
+    generators = [*(["-m", name] for name in modules), ["tests/support/config_support.py"]]
+    status = next((failed for generator in generators if (failed := run([PYTHON, *generator], 120)) != 0), 0)
     if status == 0:
         copies = CHART / "files" / "crds"
         shutil.rmtree(copies, ignore_errors=True)

@@ -66,6 +66,8 @@ def test_conditions_at_the_end(run: Run) -> None:
         assert (found.get("status"), found.get("observedGeneration")) == (status, generation), (kind, found)
     assert run.after["status"]["observedGeneration"] == generation
     assert run.after["status"]["phase"] == "Succeeded"
+    engines = condition(run.after, "EnginesReady")
+    assert (engines["status"], engines["reason"]) == ("False", "Completed"), "they end with the run"
 
 
 def test_the_table_that_people_see(run: Run, jobs: Jobs) -> None:

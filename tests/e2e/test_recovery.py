@@ -9,23 +9,10 @@ from pathlib import Path
 import pytest
 
 from rltrain_api import names
-from rltrain_e2e import INSIDE, NAMESPACE, Jobs, Object, condition, quickstart, short_job, step
+from rltrain_e2e import INSIDE, KILL_DRIVER, NAMESPACE, Jobs, Object, condition, quickstart, short_job, step
 
 NAME = "short"
 CHECKPOINT_EVERY = 3
-
-
-# Ray runs the entry point in a shell; the Python process below it is the driver. This script's own command line holds
-# the same word.
-KILL_DRIVER = """
-import os, pathlib, signal
-for entry in pathlib.Path("/proc").iterdir():
-    if entry.name.isdigit() and int(entry.name) != os.getpid():
-        words = (entry / "cmdline").read_bytes().split(b"\\0")
-        if b"python" in words[0] and words[1:2] and words[1].endswith(b"rltrain-driver"):
-            os.kill(int(entry.name), signal.SIGKILL)
-            print("killed", entry.name)
-"""
 
 
 @pytest.fixture(scope="module")

@@ -26,16 +26,7 @@ def suspended(jobs: Jobs) -> Object:
 def resumed(suspended: Object, jobs: Jobs) -> Object:
     """The job after it has gone on; its step never falls on the way."""
     jobs.patch(NAME, {"suspend": False})
-    return _until_it_trains(jobs, attempt=2, after=step(suspended))
-
-
-def _until_it_trains(jobs: Jobs, *, attempt: int, after: int) -> Object:
-    def trains(job: Object) -> bool:
-        assert step(job) >= after, "a step was done twice"
-        status = job["status"]
-        return bool(status["attempt"] == attempt and step(job) > after and status["phase"] == "Running")
-
-    return jobs.wait_for(NAME, trains, what=f"attempt {attempt} does a step after {after}", limit=400)
+    return jobs.until_it_trains(NAME, attempt=2, after=step(suspended))
 
 
 def test_a_suspended_job_has_saved_its_last_step_and_given_all_back(suspended: Object, jobs: Jobs) -> None:
@@ -57,7 +48,7 @@ def test_it_goes_on_at_the_same_step(resumed: Object) -> None:
 def test_an_edit_of_the_configuration_goes_on_in_the_same_cluster(resumed: Object, jobs: Jobs) -> None:
     (before,) = jobs.objects("rayclusters", NAME)
     jobs.patch(NAME, {"config": {"trainer": {"policy": {"optimizer_config": {"lr": 1e-4}}}}})
-    edited = _until_it_trains(jobs, attempt=3, after=step(resumed))
+    edited = jobs.until_it_trains(NAME, attempt=3, after=step(resumed))
     (after,) = jobs.objects("rayclusters", NAME)
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert edited["status"]["resolvedConfig"]["configMap"] == f"{NAME}-config-{edited['metadata']['generation']}"

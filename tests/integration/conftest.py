@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ import pytest
 
 from api_server import attempt, run
 from rltrain_api import crdgen, names
+from rltrain_cluster import clusters
+from rltrain_cluster.kubectl import Kubectl
+from rltrain_cluster.testing import kubectl_of, silent, temporary_cluster
 
 DEFINITION = f"{names.PLURAL}.{names.GROUP}"
 SERVED_SECONDS = 30
@@ -46,3 +50,26 @@ def namespace(definition: str) -> Iterator[str]:
     run("create", "namespace", name)
     yield name
     run("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[Kubectl]:
+    """An API server on loopback with KubeRay and our definition, for processes of this machine and their webhooks.
+
+    RLTRAIN_INTEGRATION_CLUSTER names one with the back end `controlplane` that is up and stays.
+    """
+    standing = os.environ.get("RLTRAIN_INTEGRATION_CLUSTER")
+    if standing is not None:
+        cluster = clusters.find(standing)
+        cluster.ensure_kuberay(silent)
+        yield _with_definition(kubectl_of(cluster))
+        return
+    with temporary_cluster("operators", "controlplane", nodes=1, gpus_per_node=64, with_kuberay=True) as cluster:
+        yield _with_definition(kubectl_of(cluster))
+
+
+def _with_definition(kubectl: Kubectl) -> Kubectl:
+    kubectl("apply", "--server-side", "--force-conflicts", f"--filename={crdgen.MANIFEST}", what="our definition")
+    established = ("wait", "--for=condition=Established", "--timeout=60s", f"customresourcedefinition/{DEFINITION}")
+    kubectl(*established, what="our definition to be served", limit=70)
+    return kubectl

@@ -214,7 +214,7 @@ DIFFERENCES: dict[str, tuple[dict[str, Any], bool, bool]] = {
     "override without a value": ({"spec.overrides": ["trainer.epochs"]}, True, False),
     "override of an unknown field": ({"spec.overrides": ["trainer.epoch=3"]}, True, False),
     # Only `validate` compares with what a trainer does.
-    "loss that the builtin trainer has not": ({f"{TRAINER}.algorithm.policy_loss_type": "gspo"}, True, False),
+    "loss that the builtin trainer has not": ({f"{TRAINER}.algorithm.policy_loss_type": "best"}, True, False),
 }
 
 

@@ -74,7 +74,10 @@ def test_both_accept(case: str, namespace: str) -> None:
 
 # Name of the case -> (document, words that the API server's refusal must hold).
 REFUSED: dict[str, tuple[Document, str]] = {
-    "unknown value of a newer SkyRL": (changed(QUICKSTART, {f"{ALGORITHM}.policy_loss_type": "dppo"}), "regular"),
+    "unknown value of a newer SkyRL": (
+        changed(QUICKSTART, {f"{ALGORITHM}.loss_reduction": "token_mean_legacy"}),
+        "sequence_mean",
+    ),
     "no image": (changed(QUICKSTART, {"spec.runtime": {}}), "spec.runtime.image"),
     "fraction for an integer": (changed(QUICKSTART, {f"{TRAINER}.seed": 1.5}), f"{TRAINER}.seed"),
     "text for an integer": (changed(QUICKSTART, {f"{TRAINER}.seed": "1"}), f"{TRAINER}.seed"),

@@ -153,7 +153,7 @@ CEL: dict[str, Rule] = {
         QUICKSTART,
         {"spec.storage.checkpoints": {}},
         {"spec.storage.checkpoints.claimName": "runs"},
-        "set exactly one of claimTemplate (a new volume) and claimName",
+        "set exactly one of claimTemplate (a new volume), claimName (an existing one), url (an object store)",
         "spec.storage.checkpoints",
     ),
     "variables from nowhere": (

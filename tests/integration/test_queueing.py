@@ -147,7 +147,7 @@ def cluster() -> Iterator[Backend]:
 def operator(cluster: Backend, directory: Path) -> Iterator[Jobs]:
     """Our operator, ready, as a process of this machine."""
     key, log = directory / "key", directory / "log"
-    key.write_bytes(secrets.token_bytes(32))
+    key.write_text(secrets.token_hex(32))
     metrics, health = free_ports(2)
     command = [
         *(sys.executable, "-m", "rltrain_operator", f"--kubeconfig={cluster.kubeconfig}", f"--namespace={NAMESPACE}"),

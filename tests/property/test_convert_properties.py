@@ -14,7 +14,7 @@ from rltrain_api.config import SkyRLTrainConfig
 from rltrain_api.convert import Conversion, ConversionError, Kind, Level, Options, convert
 from rltrain_api.convert.fields import leaf_paths
 from rltrain_api.convert.resolved import minimal
-from rltrain_api.convert.versions import NEWER
+from rltrain_api.convert.versions import NEWER, NEWER_VALUES
 from rltrain_api.overrides import flatten, write_override
 from rltrain_api.resolve import resolve
 from rltrain_api.yaml_text import yaml_text
@@ -34,7 +34,17 @@ PATHS = {
     *(("trainer", owner, "model", "path") for owner in ("policy", "ref", "critic")),
     *(("trainer", owner, "model", "lora", "lora_sync_path") for owner in ("policy", "ref", "critic")),
 }
+
+
+def is_of_one_release(tree: dict[str, Any]) -> bool:
+    """Whether nothing in it tells of a later release, whose defaults a conversion would write out."""
+    return not any(
+        isinstance(override.value, str) and (override.key, override.value) in NEWER_VALUES for override in flatten(tree)
+    )
+
+
 trees = chosen({path: schema for path, schema in leaves().items() if path not in PATHS}).map(nested)
+trees = trees.filter(is_of_one_release)
 
 
 def config_of(conversion: Conversion) -> dict[str, Any]:

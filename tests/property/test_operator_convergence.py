@@ -15,7 +15,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from operator_world import JOB, KEY, STEPS, Agenda, Faults, Operator, World, condition, new_world, play, status_of
+from operator_world import (
+    JOB,
+    KEY,
+    STEPS,
+    WISHES,
+    Agenda,
+    Faults,
+    Operator,
+    World,
+    condition,
+    new_world,
+    play,
+    status_of,
+)
 from rltrain_operator.kube.resources import (
     PODS,
     RAY_CLUSTERS,
@@ -167,7 +180,7 @@ def test_every_wish_comes_true_also_when_the_operator_dies_after_any_write(share
         assert made == dict.fromkeys(CHILDREN, 1) | records | {("rayclusters", JOB): 3}
 
 
-wishes = st.sampled_from(["suspend", "resume", "edit config", "edit pods", "ask for a restart", "ask for a checkpoint"])
+wishes = st.sampled_from(WISHES)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -194,6 +207,57 @@ def test_every_history_with_wishes_ends_as_last_wished(
     ran = list(world.drivers.values())[-1].config["trainer"]["policy"]["optimizer_config"]["lr"]
     assert ran == wanted or condition(status, "Reconciling")["reason"] == "EditNotApplied"
     assert_idle(world, operator)
+
+
+def engines_serving(world: World, count: int) -> bool:
+    status = status_of(world)
+    engines = status.get("engines") or {}
+    return trains(world, 1) and (engines.get("desired"), engines.get("ready")) == (count, count)
+
+
+MANY = 40
+
+
+SCALED: Agenda = [
+    (lambda world: engines_serving(world, 2), "scale 4"),
+    (lambda world: engines_serving(world, 4), "scale 1"),
+    (lambda world: engines_serving(world, 1), "scale 3"),
+]
+
+
+def play_scaled(fatal_write: int | None = None) -> World:
+    world = new_world([], [])
+    world.steps = MANY
+    world.faults = Faults([], fatal_write=fatal_write)
+    asyncio.run(play(world, [], SCALED))
+    return world
+
+
+def test_engines_come_and_go_in_one_attempt_also_when_the_operator_dies_after_any_write() -> None:
+    """The model itself fails where a pod goes before its engine has been drained."""
+    reference = play_scaled()
+    made = len(reference.created)  # the writes of a start are of no interest here
+    assert reference.faults.writes > made + 15
+    for fatal in (None, *range(made, reference.faults.writes)):
+        world = play_scaled(fatal)
+        status = status_of(world)
+        assert (status["phase"], status["attempt"], status["progress"]["step"]) == ("Succeeded", 1, MANY), fatal
+        assert "stop" not in status, "nothing was stopped for it"
+        assert world.created[("rayclusters", JOB)] == 1
+        (driver,) = world.drivers.values()
+        assert (driver.engines_wanted, len(driver.engines)) == (3, 3), fatal
+
+
+def test_training_goes_on_with_the_engines_that_have_room() -> None:
+    world = new_world([], [])
+    world.steps, world.room_for_engines = 40, 3
+    asyncio.run(play(world, [], [(lambda world: engines_serving(world, 2), "scale 8")]))
+    status = status_of(world)
+    assert (status["phase"], status["attempt"]) == ("Succeeded", 1)
+    (driver,) = world.drivers.values()
+    assert (driver.engines_wanted, len(driver.engines)) == (3, 3)
+    messages = [body["message"] for key, body in world.objects.items() if key[0] == "events"]
+    assert any("engines become 8" in message for message in messages), messages
 
 
 ENDLESS = {

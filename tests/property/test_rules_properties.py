@@ -178,11 +178,14 @@ def test_the_builtin_trainer_is_never_given_what_it_does_not_do(config: dict[str
     """A valid job of its holds nothing but what its table says: whatever is set is honoured, or SkyRL's own default."""
     job = parse_job(document({"spec.config": config}))
     assert isinstance(job, RLTrainingJob), job
-    refused = {error.path.removeprefix("spec.config.") for error in validate(job)}
+    refused = {
+        error.path.removeprefix("spec.config.") for error in validate(job) if error.code is ErrorCode.NOT_YET_SUPPORTED
+    }
     rows = {row.path: row for row in ROWS}
+    elsewhere = [*HONOURED, *(section.path for section in SECTIONS)]
     for override in flatten(job.spec.config.model_dump(exclude_unset=True)):
         path = override.key
-        if path in HONOURED or any(path == section.path or path.startswith(f"{section.path}.") for section in SECTIONS):
+        if any(path == place or path.startswith(f"{place}.") for place in elsewhere):
             continue
         row = rows.get(path) or next(row for row in ROWS if path.startswith(f"{row.path}."))
         assert (row.path in refused) == (row.path != path or override.value not in row.honoured)

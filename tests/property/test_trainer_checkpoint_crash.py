@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from rltrain_trainer.checkpoint.store import MARKER_NAME, begin, commit, latest, prune
-
-KILLED = 77
-# The harness itself decides what survives, so a real disk would only make the thousands of syncs slow.
-SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+from failing_disk import KILLED, SCRATCH, Disk
+from rltrain_trainer.checkpoint.manifest import FileRecord, recorded
+from rltrain_trainer.checkpoint.retention import Saved, keeps_newest, superfluous
+from rltrain_trainer.checkpoint.store import MARKER_NAME, begin, commit, latest, remove, tidy, whole_steps
 
 
 @dataclass(frozen=True)
@@ -35,19 +32,21 @@ class Scene:
         for step in self.committed:
             self._write(root, step, b"before")
         for step in self.corrupt & set(self.committed):
-            (root / f"global_step_{step}" / "a").write_bytes(b"torn")
+            (a_of(root, step)).write_bytes(b"torn")
 
     def write(self, root: Path) -> None:
         self._write(root, self.written, b"after")
-        prune(root, self.keep)
+        saved = [Saved(one.step) for one in whole_steps(str(root))]
+        for step in superfluous(saved, keeps_newest(self.keep)):
+            remove(str(root), step)
 
     def _write(self, root: Path, step: int, line: bytes) -> None:
-        directory = begin(root, step)
-        for name, content in (("a", line), *self.files):
-            path = directory / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        commit(root, step, config_hash="hash")
+        content = begin(str(root), step)
+        files: dict[str, FileRecord] = {}
+        for name, text in (("a", line), *self.files):
+            with recorded(content, name, files) as stream:
+                stream.write(text)
+        commit(content, config_hash="hash", files=files)
 
     @property
     def newest_before(self) -> int | None:
@@ -56,69 +55,9 @@ class Scene:
         return max((step for step in self.committed if step <= marked and step not in self.corrupt), default=None)
 
 
-@dataclass
-class Disk:
-    """Counts file operations by audit events and ends the process before the last one allowed.
-
-    With a power cut, what was not synced is lost as well: files written since are cut in half, and a rename whose
-    directory was not synced since is undone.
-    """
-
-    allowed: int
-    power_cut: bool
-    operations: int = 0
-    unsynced_files: set[str] = field(default_factory=set)
-    unsynced_renames: list[tuple[str, str, bytes | None]] = field(default_factory=list)
-
-    def install(self) -> None:
-        fsync = os.fsync
-
-        def counted(descriptor: Any) -> None:
-            self._operation()
-            fsync(descriptor)
-            self._synced(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
-
-        os.fsync = counted  # type: ignore[assignment]
-        sys.addaudithook(self._audit)
-
-    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and isinstance(arguments[0], str) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
-            self._operation()
-            self.unsynced_files.add(os.path.realpath(arguments[0]))
-        elif event == "os.rename":
-            self._operation()
-            self._renamed(*(os.path.realpath(name) for name in arguments[:2]))
-        elif event in ("os.mkdir", "os.remove", "os.rmdir"):
-            self._operation()
-
-    def _operation(self) -> None:
-        if self.operations == self.allowed:
-            if self.power_cut:
-                self._lose()
-            os._exit(KILLED)
-        self.operations += 1
-
-    def _renamed(self, source: str, target: str) -> None:
-        replaced = Path(target).read_bytes() if Path(target).is_file() else None
-        self.unsynced_renames.append((source, target, replaced))
-        self.unsynced_files = {
-            target + name.removeprefix(source) if name == source or name.startswith(source + "/") else name
-            for name in self.unsynced_files
-        }
-
-    def _synced(self, name: str) -> None:
-        self.unsynced_files.discard(name)
-        self.unsynced_renames = [rename for rename in self.unsynced_renames if str(Path(rename[1]).parent) != name]
-
-    def _lose(self) -> None:
-        self.allowed = sys.maxsize  # the loss itself is not an operation of the writer
-        for name in self.unsynced_files & {str(path) for path in map(Path, self.unsynced_files) if path.is_file()}:
-            os.truncate(name, Path(name).stat().st_size // 2)
-        for source, target, replaced in reversed(self.unsynced_renames):
-            if Path(target).exists() and not Path(source).exists():
-                Path(target).rename(source)
-                if replaced is not None:
-                    Path(target).write_bytes(replaced)
+def a_of(root: Path, step: int) -> Path:
+    (path,) = (root / f"global_step_{step}").glob("*/a")
+    return path
 
 
 def killed_at(operation: int, scene: Scene, root: Path, *, power_cut: bool) -> bool:
@@ -138,11 +77,11 @@ def killed_at(operation: int, scene: Scene, root: Path, *, power_cut: bool) -> b
 
 
 def check(scene: Scene, root: Path) -> None:
-    found = latest(root)
+    found = latest(str(root))
     allowed = {scene.newest_before, scene.written}
     assert (found.step if found else None) in allowed
     if found is not None:
-        content = (found.path / "a").read_bytes()
+        content = (Path(found.content) / "a").read_bytes()
         assert content == (b"before" if found.step != scene.written else content)
         assert content in (b"before", b"after")
 
@@ -184,11 +123,12 @@ def test_the_last_committed_step_survives_a_death_at_any_operation(scene: Scene,
             killed = killed_at(operation, scene, root, power_cut=power_cut)
             check(scene, root)
             if killed:  # the next attempt cleans up and gets through
+                tidy(str(root))
                 scene.write(root)
-                again = latest(root)
+                again = latest(str(root))
                 assert again is not None
-                assert (again.step, (again.path / "a").read_bytes()) == (scene.written, b"after")
+                assert (again.step, (Path(again.content) / "a").read_bytes()) == (scene.written, b"after")
             operation += 1
         assert operation > 10, "the harness saw no file operations"
-        assert latest(root).step == scene.written  # type: ignore[union-attr]
+        assert latest(str(root)).step == scene.written  # type: ignore[union-attr]
         assert (root / MARKER_NAME).read_text() == f"{scene.written}\n"

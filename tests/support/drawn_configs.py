@@ -52,7 +52,10 @@ def values(schema: Schema) -> st.SearchStrategy[Any]:
         case "object":
             return _objects()
     assert schema.get("x-kubernetes-preserve-unknown-fields"), schema
-    return st.booleans() | st.integers(1, 2**31 - 1)  # reshard_after_forward, the one field with two types
+    if schema.get("default") == "wandb":  # of the two fields with two types, logger
+        trackers = st.sampled_from(["wandb", "mlflow", "swanlab", "tensorboard", "console"])
+        return trackers | st.lists(trackers, min_size=1, max_size=_MOST_ENTRIES)
+    return st.booleans() | st.integers(1, 2**31 - 1)  # reshard_after_forward
 
 
 def chosen(paths: Mapping[Path, Schema], most: int = 12) -> st.SearchStrategy[dict[Path, Any]]:

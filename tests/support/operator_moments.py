@@ -30,6 +30,8 @@ from rltrain_operator.rayjobs import RayJob, RayJobState
 from rltrain_operator.reconcile import reasons
 from rltrain_operator.reconcile.state import (
     ClusterView,
+    EngineGroup,
+    EnginePod,
     InitializerState,
     InitializerView,
     Observed,
@@ -63,7 +65,18 @@ def read(wire: dict[str, Any]) -> RLTrainingJob:
 JOB = read(document())
 
 
-RECORD = Record(config_map="quickstart-config-1", hash=document_hash(resolved_document(JOB)), spec_hash=spec_hash(JOB))
+RECORD = Record(
+    config_map="quickstart-config-1",
+    hash=document_hash(resolved_document(JOB)),
+    spec_hash=spec_hash(JOB),
+    engines=2,
+)
+
+
+def engine_group(replicas: int, *ready: bool) -> EngineGroup:
+    """The group with so many replicas, and a pod for each of `ready`."""
+    pods = tuple(EnginePod(f"e-{number}", f"e-{number}", is_ready) for number, is_ready in enumerate(ready))
+    return EngineGroup(number=1, replicas=replicas, pods=pods)
 
 
 READY = ClusterView(
@@ -73,7 +86,7 @@ READY = ClusterView(
     head_ready=True,
     ready_workers=3,
     wanted_workers=3,
-    wanted_engines=2,
+    engine_group=engine_group(2, True, True),
     head_host="10.0.0.1",
 )
 

@@ -230,6 +230,13 @@ ROWS: dict[str, Row] = {
         holds={T.TRAINING: ("False", "DriverStarting")},
         again=3,
     ),
+    "13 planned, the head is being deleted": Row(
+        status(1, reasons.ATTEMPT_PLANNED),
+        Observed(cluster=replace(READY, head_leaving=True), ray=None),
+        phase="Starting",
+        holds={T.TRAINING: ("False", "AttemptPlanned")},
+        again=3,
+    ),
     "13 planned, Ray does not answer": Row(
         status(1, reasons.ATTEMPT_PLANNED),
         Observed(cluster=READY, ray=Unreachable("timeout")),
@@ -624,6 +631,13 @@ ROWS: dict[str, Row] = {
     ),
     "38 delay over, Ray forgot the old driver": Row(
         status(1, last_failure=failed(1, 6)), Observed(cluster=READY, ray=None), attempt=2, again=0
+    ),
+    "36 delay over, the head is being deleted": Row(
+        status(1, last_failure=failed(1, 6)),
+        Observed(cluster=replace(READY, head_leaving=True), ray=None),
+        phase="Restarting",
+        attempt=1,
+        again=3,
     ),
     "36 delay over, cluster not ready": Row(
         status(1, last_failure=failed(1, 6)), Observed(cluster=NOT_READY), phase="Restarting", attempt=1, again=3

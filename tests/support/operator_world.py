@@ -22,6 +22,7 @@ from rltrain_api.wire import (
     CheckpointStatus,
     DriverPhase,
     DriverStatus,
+    EnginesRequest,
     EngineState,
     EngineStatus,
     History,
@@ -37,6 +38,7 @@ from rltrain_operator.kube import (
     ApiError,
     Body,
     ConflictError,
+    InvalidError,
     NotFoundError,
     Resource,
     TooManyRequestsError,
@@ -75,6 +77,9 @@ STEPS = 6
 
 
 CHECKPOINT_EVERY = 2
+
+
+WISHES = ("suspend", "resume", "edit config", "edit pods", "ask for a restart", "ask for a checkpoint", "scale")
 
 
 class ProcessDied(BaseException):
@@ -132,6 +137,8 @@ class Driver:
     lingers: int = 3
     open_request: str | None = None
     saved_request: str | None = None
+    engines_wanted: int = 0
+    engines: dict[str, EngineState] = field(default_factory=dict)  # by pod
 
 
 @dataclass
@@ -155,6 +162,8 @@ class World:
     answered: Counter[str] = field(default_factory=Counter)
     leaving: list[str] = field(default_factory=list)
     drivers_of_old_clusters: dict[str, Driver] = field(default_factory=dict)
+    engine_pods: int = 0  # made so far
+    room_for_engines: int = 100
 
     # -- the API server
 
@@ -218,6 +227,27 @@ class World:
         self.faults.after(fault, UnavailableError(0, "connection reset"))
         return result
 
+    async def patch(self, resource: Resource, namespace: str, name: str, operations: list[Body]) -> Body:
+        """A JSON patch: its tests hold, or nothing is done."""
+        fault = self.faults.next_write()
+        self.faults.before(fault, UnavailableError(0, "timeout"))
+        live = self.objects.get((resource.plural, name))
+        if live is None:
+            raise NotFoundError(404, "gone")
+        changed = copy.deepcopy(live)
+        for operation in operations:
+            *parents, key = operation["path"].strip("/").split("/")
+            place: Any = changed
+            for parent in parents:
+                place = place[int(parent)] if isinstance(place, list) else place[parent]
+            if operation["op"] == "test" and place[key] != operation["value"]:
+                raise InvalidError(422, "the test operation failed")
+            place[key] = operation["value"]
+        self.writes += 1
+        result = self._store(resource, changed)
+        self.faults.after(fault, UnavailableError(0, "timeout"))
+        return result
+
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
         fault = self.faults.next_write()
         self.faults.before(fault, UnavailableError(500, "etcd"))
@@ -275,14 +305,46 @@ class World:
             metadata = {"name": f"head-{self.head_restarts}", "namespace": NAMESPACE, "labels": labels, "uid": "pod"}
             status = {"phase": "Running", "podIP": self.head_address}
             self._store(PODS, {"metadata": metadata, "status": status})
-        elif (body.get("status") or {}).get("readyWorkerReplicas") != 3:
-            conditions = [{"type": "HeadPodReady", "status": "True"}]
-            body["status"] = {"conditions": conditions, "readyWorkerReplicas": 3}
-            self._store(RAY_CLUSTERS, body)
+        else:
+            ready = 1 + self._run_engine_pods(self._engine_group(body))
+            if (body.get("status") or {}).get("readyWorkerReplicas") != ready:
+                conditions = [{"type": "HeadPodReady", "status": "True"}]
+                body["status"] = {"conditions": conditions, "readyWorkerReplicas": ready}
+                self._store(RAY_CLUSTERS, body)
+
+    @staticmethod
+    def _engine_group(body: Body) -> Body:
+        groups: list[Body] = body["spec"]["workerGroupSpecs"]
+        return next(group for group in groups if group["groupName"] == names.ROLE_INFERENCE)
+
+    def pods_of_engines(self) -> list[str]:
+        pods = [body for key, body in self.objects.items() if key[0] == PODS.plural]
+        labelled = [pod for pod in pods if pod["metadata"]["labels"][names.ROLE_LABEL] == names.ROLE_INFERENCE]
+        return [pod["metadata"]["name"] for pod in labelled]
+
+    def _run_engine_pods(self, group: Body) -> int:
+        """As KubeRay does: named pods go whatever the replicas are, then any that are too many; how many there are."""
+        wanted, there = group["replicas"], self.pods_of_engines()
+        leaving = [name for name in (group.get("scaleStrategy") or {}).get("workersToDelete", []) if name in there]
+        left = [name for name in there if name not in leaving]
+        leaving += left[: max(0, len(left) - wanted)]
+        for name in leaving:
+            for driver in self.drivers.values():
+                alive = driver.state is RayJobState.RUNNING and driver.phase is DriverPhase.TRAINING
+                assert not (alive and not driver.stop_wanted and name in driver.engines), "an engine was not drained"
+            self._remove(PODS, name)
+        for _ in range(min(wanted, self.room_for_engines) - len(self.pods_of_engines())):
+            self.engine_pods += 1
+            labels = {names.JOB_LABEL: JOB, names.ROLE_LABEL: names.ROLE_INFERENCE, "ray.io/cluster": JOB}
+            metadata = {"name": f"engine-{self.engine_pods}", "namespace": NAMESPACE, "labels": labels, "uid": "pod"}
+            ready = [{"type": "Ready", "status": "True"}]
+            self._store(PODS, {"metadata": metadata, "status": {"phase": "Running", "conditions": ready}})
+        return len(self.pods_of_engines())
 
     def _run_driver(self, driver: Driver) -> None:
         if driver.state is not RayJobState.RUNNING:
             return
+        self._run_engines(driver)
         if driver.phase is DriverPhase.STARTING:
             driver.phase, driver.step = DriverPhase.TRAINING, driver.first_step
         elif driver.phase is DriverPhase.TRAINING and driver.stop_wanted:
@@ -307,6 +369,17 @@ class World:
                 driver.phase = DriverPhase.FINISHED
         elif driver.dismissed and driver.phase is DriverPhase.FINISHED:
             driver.state = RayJobState.SUCCEEDED
+
+    def _run_engines(self, driver: Driver) -> None:
+        """Engines that drain end, those that are too many begin to, and free pods get new ones."""
+        there = self.pods_of_engines()
+        for pod in [pod for pod, state in driver.engines.items() if state is EngineState.DRAINING or pod not in there]:
+            del driver.engines[pod]
+        for pod in list(driver.engines)[driver.engines_wanted :]:
+            driver.engines[pod] = EngineState.DRAINING
+        free = [pod for pod in there if pod not in driver.engines]
+        for pod in free[: max(0, driver.engines_wanted - len(driver.engines))]:
+            driver.engines[pod] = EngineState.SERVING
 
     def _answer(self, driver: Driver) -> None:
         if driver.open_request is not None:
@@ -333,7 +406,10 @@ class World:
             attempt = int(submission_id.rsplit("-", 1)[1])
             failure = self.failures[attempt - 1] if attempt <= len(self.failures) else None
             config = RunDocument.model_validate_json(env_vars[names.RUN_ENV]).config
-            self.drivers[submission_id] = Driver(attempt, self.newest_checkpoint, failure, config=config)
+            engines = config["generator"]["inference_engine"]["num_engines"]
+            self.drivers[submission_id] = Driver(
+                attempt, self.newest_checkpoint, failure, config=config, engines_wanted=engines
+            )
             self.submissions[submission_id] += 1
         self.faults.after(fault, RayUnavailableError("no answer"))
 
@@ -377,7 +453,8 @@ class DriverDoor:
             attempt=driver.attempt,
             step=driver.step,
             total_steps=self.world.steps,
-            engines=[EngineStatus(name="engine-0", state=EngineState.SERVING)],
+            engines=[EngineStatus(name=pod, state=state, pod=pod) for pod, state in driver.engines.items()],
+            engines_wanted=driver.engines_wanted,
             saved_request=driver.saved_request,
             checkpoint=checkpoint,
             updated=self.world.now,
@@ -390,6 +467,9 @@ class DriverDoor:
         driver = self._driver()
         if request.request != driver.saved_request:
             driver.open_request = request.request
+
+    async def engines(self, host: str, token: str, request: EnginesRequest) -> None:
+        self._driver().engines_wanted = request.desired
 
     async def stop(self, host: str, token: str, request: StopRequest) -> None:
         driver = self._driver()
@@ -504,7 +584,7 @@ async def make_move(world: World, operator: Operator, move: str) -> Operator:
         case "restart":
             world.events.clear()
             return Operator(world)
-        case "suspend" | "resume" | "edit config" | "edit pods" | "ask for a restart" | "ask for a checkpoint":
+        case _ if move in WISHES:
             wish_for(world, move)
     return operator
 
@@ -514,6 +594,9 @@ def wish_for(world: World, wish: str) -> None:
     body = copy.deepcopy(world.objects[(RL_TRAINING_JOBS.plural, JOB)])
     spec, metadata = body["spec"], body["metadata"]
     before, number = copy.deepcopy(spec), world.version
+    if wish.startswith("scale"):
+        count = wish.removeprefix("scale").strip()  # "scale 3", or "scale" to some number
+        spec["config"]["generator"]["inference_engine"]["num_engines"] = int(count) if count else 1 + number % 4
     match wish:
         case "suspend":
             spec["suspend"] = True

@@ -141,3 +141,43 @@ def test_hash_changes_with_any_value() -> None:
 
 def test_hash_ignores_the_order_of_keys() -> None:
     assert document_hash({"a": 1, "b": 2}) == document_hash({"b": 2, "a": 1})
+
+
+VARIABLES: dict[str, tuple[dict[str, Any], dict[str, str], Any]] = {
+    "W&B is off where nobody set a logger": ({}, {"SKYRL_DISABLE_WANDB": "1"}, "console"),
+    "it is not off": ({}, {"SKYRL_DISABLE_WANDB": "0"}, "wandb"),
+    "the configuration wins": ({"logger": ["wandb", "console"]}, {"SKYRL_DISABLE_WANDB": "1"}, ["wandb", "console"]),
+}
+
+
+@pytest.mark.parametrize(("trainer", "variables", "logger"), VARIABLES.values(), ids=VARIABLES)
+def test_a_variable_says_the_logger_where_nobody_set_it(
+    trainer: dict[str, Any], variables: dict[str, str], logger: Any
+) -> None:
+    assert resolved_document(job_with(trainer, variables))["trainer"]["logger"] == logger
+
+
+def test_variables_say_the_counts_of_the_asynchronous_loop_where_nobody_set_them() -> None:
+    variables = {"SKYRL_ASYNC_MAX_STALENESS": "2", "SKYRL_ASYNC_GENERATION_WORKERS": "64"}
+    said = resolved_document(job_with({}, variables))["trainer"]["fully_async"]
+    assert (said["max_staleness_steps"], said["num_parallel_generation_workers"]) == (2, 64)
+    fields = {"fully_async": {"max_staleness_steps": 7}}
+    kept = resolved_document(job_with(fields, variables))["trainer"]["fully_async"]
+    assert (kept["max_staleness_steps"], kept["num_parallel_generation_workers"]) == (7, 64)
+    wrong = resolved_document(job_with({}, {"SKYRL_ASYNC_MAX_STALENESS": "two"}))["trainer"]["fully_async"]
+    assert wrong["max_staleness_steps"] == 4
+
+
+def job_with(trainer: dict[str, Any], variables: dict[str, str]) -> RLTrainingJob:
+    env = [{"name": name, "value": value} for name, value in variables.items()]
+    document = {
+        "apiVersion": "rltrain.io/v1alpha1",
+        "kind": "RLTrainingJob",
+        "metadata": {"name": "job"},
+        "spec": {
+            "config": {"trainer": trainer},
+            "runtime": {"image": "trainer", "env": env},
+            "storage": {"checkpoints": {"claimName": "checkpoints"}},
+        },
+    }
+    return RLTrainingJob.model_validate(document)

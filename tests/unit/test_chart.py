@@ -4,68 +4,28 @@ from __future__ import annotations
 
 import base64
 import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from chart import CHART, Manifest, named, of_kind, only, render, render_anew, rights, run_helm
 from rltrain_api import names
-from rltrain_cluster.binaries import ensure_binaries
 from rltrain_operator.__main__ import LEASE_NAME, parse_arguments
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-CHART = REPOSITORY / "helm" / "rltrain-operator"
-SOURCES = REPOSITORY / "crds" / "manifests"
+SOURCES = CHART.parents[1] / "crds" / "manifests"
 COPIES = CHART / "files" / "crds"
 
 # helm is built on a machine's first run (`make check` has usually done it): that, not a test, takes minutes
 pytestmark = pytest.mark.timeout(1800)
-
-Manifest = dict[str, Any]
-Render = Callable[..., list[Manifest]]
-
-
-@pytest.fixture(scope="session")
-def helm() -> str:
-    return ensure_binaries(print).path("helm")
-
-
-def run_helm(helm: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [helm, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-@pytest.fixture
-def render(helm: str) -> Render:
-    """Render the chart with `--set` values; the manifests in order."""
-
-    def template(*settings: str, chart: Path = CHART) -> list[Manifest]:
-        values = [part for setting in settings for part in ("--set-json", setting)]
-        done = run_helm(helm, "template", "demo", str(chart), "--namespace", "rltrain-system", *values)
-        assert done.returncode == 0, done.stderr
-        return [document for document in yaml.safe_load_all(done.stdout) if document]
-
-    return template
-
-
-def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
-    return [manifest for manifest in manifests if manifest["kind"] == kind]
-
-
-def only(manifests: list[Manifest], kind: str) -> Manifest:
-    (found,) = of_kind(manifests, kind)
-    return found
 
 
 def pod_of(manifests: list[Manifest]) -> Manifest:
     return only(manifests, "Deployment")["spec"]["template"]["spec"]
 
 
-def test_lint(helm: str) -> None:
-    done = run_helm(helm, "lint", "--strict", str(CHART))
+def test_lint() -> None:
+    done = run_helm("lint", "--strict", str(CHART))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -79,7 +39,7 @@ def test_definitions_are_current_copies() -> None:
     assert {path.name: path.read_text() for path in COPIES.glob("*.yaml")} == sources
 
 
-def test_definition_is_rendered_word_for_word_and_kept(render: Render) -> None:
+def test_definition_is_rendered_word_for_word_and_kept() -> None:
     rendered = only(render(), "CustomResourceDefinition")
     assert rendered["metadata"]["annotations"].pop("helm.sh/resource-policy") == "keep"
     (source,) = [yaml.safe_load(path.read_text()) for path in SOURCES.glob("*.yaml")]
@@ -88,11 +48,11 @@ def test_definition_is_rendered_word_for_word_and_kept(render: Render) -> None:
     assert rendered["spec"]["names"]["kind"] == names.KIND
 
 
-def test_definition_can_be_left_out(render: Render) -> None:
+def test_definition_can_be_left_out() -> None:
     assert of_kind(render("crds.enabled=false"), "CustomResourceDefinition") == []
 
 
-def test_braces_in_a_description_stay_text(render: Render, tmp_path: Path) -> None:
+def test_braces_in_a_description_stay_text(tmp_path: Path) -> None:
     chart = tmp_path / "chart"
     shutil.copytree(CHART, chart)
     definition = {"kind": "CustomResourceDefinition", "metadata": {"name": "x"}, "description": "{{ .Values.secret }}"}
@@ -109,7 +69,7 @@ OPERATOR_RIGHTS = {
     ("rltrain.io", "rltrainingjobs"): {"list", "watch"},
     ("rltrain.io", "rltrainingjobs/status"): {"patch"},
     ("rltrain.io", "rltrainingjobs/finalizers"): {"update"},
-    ("ray.io", "rayclusters"): READ | {"create", "delete"},
+    ("ray.io", "rayclusters"): READ | {"create", "patch", "delete"},
     ("kueue.x-k8s.io", "workloads"): {"list", "watch"},
     ("batch", "jobs"): READ | {"create"},
     ("", "persistentvolumeclaims"): READ | {"create"},
@@ -118,36 +78,23 @@ OPERATOR_RIGHTS = {
     ("", "pods"): {"list", "watch"},
     ("", "nodes"): {"list"},
     ("policy", "poddisruptionbudgets"): {"get", "create", "patch"},
+    ("networking.k8s.io", "networkpolicies"): {"get", "create", "patch"},
     ("", "events"): {"create"},
 }
 
 
-def rights(role: Manifest) -> dict[tuple[str, str], set[str]]:
-    found: dict[tuple[str, str], set[str]] = {}
-    for rule in role["rules"]:
-        for group in rule["apiGroups"]:
-            for resource in rule["resources"]:
-                found.setdefault((group, resource), set()).update(rule["verbs"])
-    return found
-
-
-def named(manifests: list[Manifest], kind: str, name: str) -> Manifest:
-    (found,) = [manifest for manifest in of_kind(manifests, kind) if manifest["metadata"]["name"] == name]
-    return found
-
-
-def test_operator_has_exactly_these_rights(render: Render) -> None:
+def test_operator_has_exactly_these_rights() -> None:
     assert rights(named(render(), "ClusterRole", "demo-rltrain-operator")) == OPERATOR_RIGHTS
 
 
-def test_leader_may_write_only_its_own_lease(render: Render) -> None:
+def test_leader_may_write_only_its_own_lease() -> None:
     (create, others) = named(render(), "Role", "demo-rltrain-operator-leader")["rules"]
     assert create == {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]}
     assert others["resourceNames"] == [LEASE_NAME]
     assert set(others["verbs"]) == {"get", "update"}
 
 
-def test_rights_go_to_the_pods_account(render: Render) -> None:
+def test_rights_go_to_the_pods_account() -> None:
     manifests = render()
     account = {"kind": "ServiceAccount", "name": pod_of(manifests)["serviceAccountName"], "namespace": "rltrain-system"}
     assert only(manifests, "ServiceAccount")["metadata"]["name"] == account["name"]
@@ -166,7 +113,7 @@ AGGREGATED = {
 
 
 @pytest.mark.parametrize(("suffix", "case"), AGGREGATED.items(), ids=AGGREGATED.keys())
-def test_people_get_rights_by_aggregation(render: Render, suffix: str, case: tuple[set, set, set]) -> None:
+def test_people_get_rights_by_aggregation(suffix: str, case: tuple[set, set, set]) -> None:
     resources, verbs, into = case
     role = named(render(), "ClusterRole", f"demo-rltrain-operator-{suffix}")
     granted = rights(role)
@@ -179,7 +126,7 @@ def test_people_get_rights_by_aggregation(render: Render, suffix: str, case: tup
     } == into
 
 
-def test_roles_can_be_left_out(render: Render) -> None:
+def test_roles_can_be_left_out() -> None:
     manifests = render("rbac.create=false")
     assert not {manifest["kind"] for manifest in manifests} & {"ClusterRole", "Role", "ClusterRoleBinding"}
 
@@ -187,7 +134,7 @@ def test_roles_can_be_left_out(render: Render) -> None:
 # --- the operator's pod ---------------------------------------------------------------------------------------------
 
 
-def test_pod_is_restricted(render: Render) -> None:
+def test_pod_is_restricted() -> None:
     """What the Pod Security Standard "restricted" asks for, and a root file system that nobody writes."""
     pod = pod_of(render())
     (container,) = pod["containers"]
@@ -201,9 +148,9 @@ def test_pod_is_restricted(render: Render) -> None:
     }
 
 
-def test_one_operator_at_a_time(render: Render) -> None:
+def test_the_deployment_finds_its_pods() -> None:
     spec = only(render(), "Deployment")["spec"]
-    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    assert spec["replicas"] == 1
     assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
 
 
@@ -218,11 +165,11 @@ IMAGES = {
 
 
 @pytest.mark.parametrize(("settings", "image"), IMAGES.values(), ids=IMAGES.keys())
-def test_image(render: Render, settings: tuple[str, ...], image: str) -> None:
+def test_image(settings: tuple[str, ...], image: str) -> None:
     assert pod_of(render(*settings))["containers"][0]["image"] == image
 
 
-def test_operator_accepts_the_pods_arguments(render: Render) -> None:
+def test_operator_accepts_the_pods_arguments() -> None:
     (container,) = pod_of(render())["containers"]
     flags = parse_arguments(container["args"])
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
@@ -232,7 +179,7 @@ def test_operator_accepts_the_pods_arguments(render: Render) -> None:
     assert str(flags.token_key_file.parent) == mount["mountPath"]
 
 
-def test_probes_and_ports_agree(render: Render) -> None:
+def test_probes_and_ports_agree() -> None:
     (container,) = pod_of(render())["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"health": 8081, "metrics": 8080}
@@ -253,7 +200,7 @@ def mounted_secret(manifests: list[Manifest]) -> str:
     return volume["secret"]["secretName"]
 
 
-def test_token_key_is_made_and_mounted(render: Render) -> None:
+def test_token_key_is_made_and_mounted() -> None:
     manifests = render()
     secret = only(manifests, "Secret")
     assert secret["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
@@ -264,12 +211,12 @@ def test_token_key_is_made_and_mounted(render: Render) -> None:
     assert "--token-key-file=/var/run/rltrain/token-key" in container["args"]
 
 
-def test_token_key_is_another_one_for_every_installation(render: Render) -> None:
-    first, second = (only(render(), "Secret")["data"]["token-key"] for _ in range(2))
+def test_token_key_is_another_one_for_every_installation() -> None:
+    first, second = (only(render_anew(), "Secret")["data"]["token-key"] for _ in range(2))
     assert first != second
 
 
-def test_token_key_can_be_somebody_elses(render: Render) -> None:
+def test_token_key_can_be_somebody_elses() -> None:
     manifests = render('tokenKey.existingSecret="ours"')
     assert of_kind(manifests, "Secret") == []
     assert mounted_secret(manifests) == "ours"
@@ -278,7 +225,7 @@ def test_token_key_can_be_somebody_elses(render: Render) -> None:
 # --- values ---------------------------------------------------------------------------------------------------------
 
 
-def test_metrics_service_selects_the_operator(render: Render) -> None:
+def test_metrics_service_selects_the_operator() -> None:
     assert of_kind(render(), "Service") == []
     manifests = render("metrics.service.enabled=true", "metrics.service.port=9000")
     service = only(manifests, "Service")["spec"]
@@ -297,8 +244,8 @@ REJECTED = {
 
 
 @pytest.mark.parametrize(("setting", "named_in_message"), REJECTED.values(), ids=REJECTED.keys())
-def test_wrong_values_are_rejected(helm: str, setting: str, named_in_message: str) -> None:
-    done = run_helm(helm, "template", "demo", str(CHART), "--set-json", setting)
+def test_wrong_values_are_rejected(setting: str, named_in_message: str) -> None:
+    done = run_helm("template", "demo", str(CHART), "--set-json", setting)
     assert done.returncode != 0
     assert named_in_message in done.stderr
 
@@ -312,15 +259,15 @@ RELEASES = {
 
 
 @pytest.mark.parametrize(("release", "name"), RELEASES.items())
-def test_names_follow_the_release(helm: str, release: str, name: str) -> None:
-    done = run_helm(helm, "template", release, str(CHART))
+def test_names_follow_the_release(release: str, name: str) -> None:
+    done = run_helm("template", release, str(CHART))
     assert (
         only([document for document in yaml.safe_load_all(done.stdout) if document], "Deployment")["metadata"]["name"]
         == name
     )
 
 
-def test_long_release_names_leave_room_for_suffixes(helm: str) -> None:
-    done = run_helm(helm, "template", "r" * 53, str(CHART))
+def test_long_release_names_leave_room_for_suffixes() -> None:
+    done = run_helm("template", "r" * 53, str(CHART))
     assert done.returncode == 0, done.stderr
     assert max(len(document["metadata"]["name"]) for document in yaml.safe_load_all(done.stdout) if document) <= 63

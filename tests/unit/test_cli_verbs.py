@@ -296,13 +296,18 @@ def environment() -> dict[str, str]:
 def test_ctrl_c_is_130_and_says_that_the_job_goes_on(server: ScriptedServer) -> None:
     server.answer(f"{JOB_PATH}/quickstart", (200, job(1, phase="Running", progress={"step": 3})))
     command = run_python("-m", "rltrain_operator.cli", "watch", "quickstart")
+    # A shell that runs the tests in the background has them ignore the signal, and a child inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert "step 3" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=20)
+        try:
+            _, error = process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert error == "no longer watching; the job goes on: kubectl rltrain watch quickstart --namespace team-a\n"
 

@@ -313,14 +313,16 @@ NOTES: dict[str, tuple[list[str], dict[str, Any], list[str]]] = {
         ["trainer.algorithm.loss_reduction=token_mean_legacy", "trainer.algorithm.policy_loss_type=dppo",
          "trainer.algorithm.use_kl_loss=false", "generator.inference_engine.enforce_eager=true"],
         {
-            "trainer": {"algorithm": {"loss_reduction": "token_mean", "use_kl_loss": False}},
+            "trainer": {
+                "algorithm": {"loss_reduction": "token_mean", "policy_loss_type": "dppo", "use_kl_loss": False}
+            },
             "generator": {"inference_engine": {"enforce_eager": True}},
         },
         [
             "note 1: trainer.algorithm.loss_reduction: token_mean_legacy is token_mean here: until 0.2 this was called "
             "token_mean",
-            "missing 2: trainer.algorithm.policy_loss_type: dppo came with SkyRL 0.3 and is left out: it is not in "
-            "SkyRL 0.1",
+            "note 2: trainer.algorithm.policy_loss_type: dppo came with SkyRL 0.3: the builtin trainer has it, "
+            "SkyRL 0.1 has not; eps_clip_low and eps_clip_high are its bounds",
         ],
     ),
     "settings that mean something else since": (

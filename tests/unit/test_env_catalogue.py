@@ -120,7 +120,7 @@ def test_what_skyrl_reads_is_in_the_catalogue_and_said_to_be_read(read_by_skyrl:
 
 def test_what_is_said_to_be_read_by_nobody_is_not_read_by_skyrl(read_by_skyrl: set[str]) -> None:
     dead = {name for name, variable in CATALOGUE.items() if not variable.readers}
-    assert {"SKYRL_LOG_LEVEL", "TENSORBOARD_LOGDIR", "NCCL_TIMEOUT"} <= dead
+    assert {"TENSORBOARD_LOGDIR", "NCCL_TIMEOUT"} <= dead
     assert dead & read_by_skyrl == set()
 
 
@@ -139,7 +139,12 @@ IN_SOURCES = {
     "its successor": ("huggingface_hub.constants", "HF_XET_HIGH_PERFORMANCE", True),
     "the hook is Ray's": ("ray._private.ray_constants", "RAY_RUNTIME_ENV_HOOK", True),
     "merged lines are Ray's": ("ray._private.ray_constants", "RAY_DEDUP_LOGS", True),
-    "the trainer's level is LOG_LEVEL": ("rltrain_trainer.driver.__main__", '"LOG_LEVEL"', True),
+    "the trainer's levels": ("rltrain_trainer.driver.variables", '("SKYRL_LOG_LEVEL", "LOG_LEVEL")', True),
+    "the trainer's patience for places": ("rltrain_trainer.driver.variables", '"SKYRL_RAY_PG_TIMEOUT_IN_S"', True),
+    "for engines": ("rltrain_trainer.driver.variables", '"SKYRL_ENGINE_STARTUP_TIMEOUT"', True),
+    "for weights": ("rltrain_trainer.driver.variables", '"SKYRL_WEIGHT_SYNC_TIMEOUT"', True),
+    "for collectives": ("rltrain_trainer.driver.variables", '"SKYRL_WORKER_NCCL_TIMEOUT_IN_S"', True),
+    "where datasets are kept": ("rltrain_trainer.data.sources", '"SKYRL_CACHE_DIR"', True),
     "the engine's threads": ("rltrain_trainer.engines.builtin.__main__", '"OMP_NUM_THREADS"', True),
 }
 

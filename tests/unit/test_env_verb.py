@@ -232,7 +232,7 @@ def test_the_catalogue_in_a_line_for_each(capsys: pytest.CaptureFixture[str]) ->
     assert main(["env", "--explain"]) == 0
     text = capsys.readouterr().out
     assert "  NCCL_DEBUG " in text
-    assert "SkyRL's log. [read by nobody]" in text
+    assert "Meant as the time a collective may take. [read by nobody]" in text
 
 
 def test_it_loads_no_heavy_library() -> None:
@@ -241,3 +241,45 @@ def test_it_loads_no_heavy_library() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def values_file(directory: Path, text: str) -> str:
+    path = directory / "values.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_the_chart_s_variables_are_a_layer_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = values_file(tmp_path, 'replicas: 2\njobEnvironment: {NCCL_DEBUG: INFO, NCCL_IB_HCA: "$(A)", TZ: UTC}\n')
+    path = job_file(tmp_path, envPreset="multinode", env=[{"name": "TZ", "value": "CET"}], excludeEnv=["NCCL_IB_HCA"])
+    assert main(["env", path, "--chart-values", values]) == 0
+    text = capsys.readouterr().out
+    rows = columns(text)
+    assert rows["NCCL_DEBUG"] == ["INFO", "chart", "WARN (preset multinode)"]
+    assert rows["TZ"] == ["CET", "spec.runtime.env", "UTC (chart)"]
+    assert "NCCL_IB_HCA is excluded" in text
+
+
+def test_the_chart_s_variables_are_shown_as_pods_have_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = values_file(tmp_path, 'jobEnvironment: {WHERE: "$(HOME)"}\n')
+    assert main(["env", job_file(tmp_path), "--chart-values", values, "-o", "yaml"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["env"] == [{"name": "WHERE", "value": "$$(HOME)"}]
+
+
+UNUSABLE_VALUES = {
+    "a number": ("jobEnvironment: {OMP_NUM_THREADS: 8}", "values.yaml:1: jobEnvironment must be a map"),
+    "a list": ("a: 1\njobEnvironment: [A=1]", "values.yaml:2: jobEnvironment must be a map"),
+    "a secret": ("jobEnvironment: {HF_TOKEN: hf_abcdefghijklmnopqrst}", "HF_TOKEN: looks like a secret"),
+    "two documents": ("a: 1\n---\nb: 2", "holds 2 documents"),
+    "nothing": ("null", "helm get values RELEASE --all"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), UNUSABLE_VALUES.values(), ids=UNUSABLE_VALUES.keys())
+def test_values_that_no_operator_would_start_with_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    assert main(["env", job_file(tmp_path), "--chart-values", values_file(tmp_path, text)]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "hf_abc" not in said

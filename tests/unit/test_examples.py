@@ -40,6 +40,7 @@ EXPECTED_ERRORS = {
 }
 # Values of the API that no example has, and why.
 WITHOUT_EXAMPLE = {
+    "prompt_mean": "the builtin trainer alone has it",
     "cross_entropy": "supervised fine-tuning: it looks at neither rewards nor advantages",
 }
 
@@ -149,6 +150,7 @@ def what_matters(file: str) -> dict[str, Any]:
         "engine": generator["inference_engine"],
         "steps": trainer["train_batch_size"] // trainer["policy_mini_batch_size"],
         "initializers": len(JOBS[file].spec.storage.initializers),
+        "modules": JOBS[file].spec.runtime.modules,
         **{name: generator[name] for name in ("batched", "max_turns", "apply_overlong_filtering")},
     }
 
@@ -183,7 +185,7 @@ def test_it_sets_only_what_differs_from_the_defaults(file: str) -> None:
 def test_secrets_come_by_reference(file: str) -> None:
     runtime = JOBS[file].spec.runtime
     assert not [variable.name for variable in runtime.env if re.search("KEY|TOKEN|SECRET|PASSWORD", variable.name)]
-    tracked = JOBS[file].spec.config.trainer.logger != "console"
+    tracked = not {*JOBS[file].spec.config.trainer.loggers} <= {"console", "tensorboard"}
     assert any(source.secret_ref for source in runtime.env_from) == tracked
 
 

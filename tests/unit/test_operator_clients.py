@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from rltrain_api.wire import CheckpointRequest, DriverPhase, DriverStatus, StopRequest
+from rltrain_api.wire import CheckpointRequest, DriverPhase, DriverStatus, EnginesRequest, StopRequest
 from rltrain_operator.driver_client import DriverClient, DriverUnavailableError
 from rltrain_operator.rayjobs import RayJob, RayJobsClient, RayJobState, RayUnavailableError
 from rltrain_operator.rayjobs.client import LIMIT_BYTES
@@ -210,12 +210,14 @@ async def test_the_driver_s_routes() -> None:
         history = await client.history(HOST, "t")
         await client.stop(HOST, "t", StopRequest(checkpoint=False, deadline_seconds=5))
         await client.checkpoint(HOST, "t", CheckpointRequest(request="monday"))
+        await client.engines(HOST, "t", EnginesRequest(desired=3))
     assert history.points[0].eval_score == 0.5
     assert asked == [
         ("GET", "/status", "Bearer t", None),
         ("GET", "/history", "Bearer t", None),
         ("POST", "/stop", "Bearer t", {"checkpoint": False, "deadlineSeconds": 5.0}),
         ("POST", "/checkpoint", "Bearer t", {"request": "monday"}),
+        ("PUT", "/engines", "Bearer t", {"desired": 3}),
     ]
 
 

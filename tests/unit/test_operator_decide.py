@@ -16,6 +16,7 @@ from operator_moments import (
     driver,
 )
 from operator_rows import ROWS, UNTOUCHED, subject
+from operator_scaling_rows import SCALING_ROWS
 from rltrain_api import names
 from rltrain_api.job import ObjectMeta
 from rltrain_api.parse import parse_job
@@ -39,8 +40,10 @@ from rltrain_operator.reconcile.state import (
     Subject,
 )
 
+CASES = ROWS | SCALING_ROWS
 
-@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
+
+@pytest.mark.parametrize("row", CASES.values(), ids=CASES.keys())
 def test_row(row: Row) -> None:
     decision = decide(subject(row), row.observed, NOW)
     assert list(decision.actions) == row.actions
@@ -54,7 +57,7 @@ def test_row(row: Row) -> None:
         assert (condition.status, condition.reason) == expected, kind
 
 
-@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
+@pytest.mark.parametrize("row", CASES.values(), ids=CASES.keys())
 def test_every_status_obeys_the_conventions(row: Row) -> None:
     decided = decide(subject(row, generation=7), row.observed, NOW).status
     assert decided.observed_generation == 7
@@ -65,7 +68,7 @@ def test_every_status_obeys_the_conventions(row: Row) -> None:
         assert condition.last_transition_time == (NOW if moved else before.last_transition_time if before else None)
 
 
-@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
+@pytest.mark.parametrize("row", CASES.values(), ids=CASES.keys())
 def test_deciding_again_on_the_written_status_does_nothing_new_to_the_cluster(row: Row) -> None:
     """After a pass, the same observation may repeat an action at most; it never creates or counts a second time."""
     first = decide(subject(row), row.observed, NOW)
@@ -84,8 +87,8 @@ def test_what_is_not_ours_to_run_is_left_alone(row: Row) -> None:
 
 def test_every_row_of_the_table_has_a_case() -> None:
     documented = re.findall(r"^    (\d+) ", decide_module.__doc__ or "", re.MULTILINE)
-    assert documented == [str(number) for number in range(1, 39)]
-    numbers = [number for case in (*UNTOUCHED, *ROWS) for number in re.findall(r"^\d+(?= )|(?<=^9 and )\d+", case)]
+    assert documented == [str(number) for number in range(1, 45)]
+    numbers = [number for case in (*UNTOUCHED, *CASES) for number in re.findall(r"^\d+(?= )|(?<=^9 and )\d+", case)]
     assert set(numbers) == set(documented)
 
 

@@ -24,9 +24,13 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], None], bool]] = {
         True,
     ),
     "another image": (lambda spec: spec["runtime"].update(image="other"), True),
-    "more engines": (
+    "more engines count without a restart": (
         lambda spec: spec["config"]["generator"]["inference_engine"].update(num_engines=4),
-        True,
+        False,
+    ),
+    "another initializer counts with the next cluster": (
+        lambda spec: spec["storage"]["initializers"][0].update(deadlineSeconds=77),
+        False,
     ),
     "another TTL applies at once": (lambda spec: spec.update(ttlSecondsAfterFinished=5), False),
 }

@@ -155,6 +155,23 @@ async def test_delete_names_the_very_object() -> None:
     assert body["preconditions"] == {"uid": "u-1"}
 
 
+async def test_a_json_patch_says_that_it_is_one() -> None:
+    operations = [{"op": "test", "path": "/spec/replicas", "value": 2}]
+    kinds: list[str] = []
+
+    async def patched(request: web.Request) -> web.Response:
+        kinds.append(request.content_type)
+        return web.json_response({})
+
+    async with serving(patched) as server, client(server) as kube:
+        await kube.patch(RAY_CLUSTERS, "team", "a", operations)
+    method, path, query, _, body = server.asked[0]
+    assert (method, path) == ("PATCH", "/apis/ray.io/v1/namespaces/team/rayclusters/a")
+    assert kinds == ["application/json-patch+json"]
+    assert query["fieldValidation"] == "Strict"
+    assert body == operations
+
+
 async def test_lists_are_read_page_by_page_and_items_say_what_they_are() -> None:
     async def pages(request: web.Request) -> web.Response:
         if request.query.get("continue") == "more":
@@ -301,18 +318,61 @@ async def test_a_holder_that_cannot_renew_gives_up_before_its_lease_runs_out() -
         await asyncio.wait_for(holding, 5)
 
 
-async def test_a_holder_whose_lease_was_taken_gives_up() -> None:
+async def test_a_holder_whose_lease_was_taken_gives_up_at_once() -> None:
     leases, clock = LeaseServer(), Time()
     async with serving(leases) as server, client(server) as kube:
         holder = elector(kube, "one", clock)
         await holder.acquire()
         assert leases.lease is not None
         leases.lease["spec"]["holderIdentity"] = "two"
-        holding = asyncio.create_task(holder.hold())
+        await asyncio.wait_for(holder.hold(), 5)
+        assert not holder.holds()
+    assert leases.holder == "two"
+
+
+async def test_a_try_that_hangs_does_not_outlast_the_lease() -> None:
+    """The last renewal counts from when it was asked for, and a request without an answer ends in time."""
+    leases, clock = LeaseServer(), Time()
+    hanging, over = asyncio.Event(), asyncio.Event()
+
+    async def sometimes(request: web.Request) -> web.StreamResponse:
+        if hanging.is_set():
+            clock.now = 9.9
+            await over.wait()
+        return await leases(request)
+
+    async with serving(sometimes) as server, client(server) as kube:
+        holder = elector(kube, "one", clock, renew_deadline=0.2, duration=0.3)
+        await holder.acquire()
+        assert holder.holds()
+        hanging.set()
+        await asyncio.wait_for(holder.hold(), 5)
+        assert not holder.holds()
+        over.set()
+
+
+async def test_a_standby_knows_that_it_stands_by_as_long_as_it_is_answered() -> None:
+    leases, clock = LeaseServer(), Time()
+    async with serving(leases) as server, client(server) as kube:
+        holder, standby = elector(kube, "one", clock), elector(kube, "two", clock, standby_interval=0.01)
+        assert not standby.stands_by(), "it has not looked yet"
+        await holder.acquire()
+        assert holder.holds()
+        assert not holder.stands_by()
+        waiting = asyncio.create_task(standby.acquire())
+        await _until(standby.stands_by)
+        assert not standby.holds()
+        leases.broken = True
         await asyncio.sleep(0.05)
         clock.now = 10.1
-        await asyncio.wait_for(holding, 5)
-    assert leases.holder == "two"
+        assert not standby.stands_by()
+        waiting.cancel()
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - the condition is a question to another object, not an event
+            await asyncio.sleep(0.01)
 
 
 def kubeconfig(directory: Path, user: dict[str, Any]) -> Path:

@@ -215,10 +215,30 @@ def test_no_address_without_a_running_head(body: Body) -> None:
     assert view(cluster(), body).head_host is None
 
 
-def test_a_head_on_its_way_out_has_no_address() -> None:
+def test_a_head_on_its_way_out_is_heard_to_its_end_and_takes_nothing_new() -> None:
     leaving = pod("head", names.ROLE_HEAD, phase="Running", podIP="10.0.0.1")
     leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    assert view(cluster(), leaving).head_host is None
+    seen = view(cluster(), leaving)
+    assert (seen.head_host, seen.head_leaving, seen.ready) == ("10.0.0.1", True, False)
+    next_head = pod("head-2", names.ROLE_HEAD, phase="Running", podIP="10.0.0.2")
+    seen = view(cluster(), leaving, next_head)
+    assert (seen.head_host, seen.head_leaving, seen.ready) == ("10.0.0.2", False, True)
+
+
+def test_the_engines_pods() -> None:
+    labels = {"ray.io/worker-group-replica-name": "inference-x"}
+    pods = [pod(f"e-{host}", names.ROLE_INFERENCE, conditions=[{"type": "Ready", "status": "True"}]) for host in (0, 1)]
+    for one in pods:
+        one["metadata"]["labels"] |= labels
+    leaving, single = pod("e-2", names.ROLE_INFERENCE), pod("e-3", names.ROLE_INFERENCE)
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    group = view(cluster(), HEAD, *pods, leaving, single).engine_group
+    assert (group.number, group.replicas, group.hosts) == (1, 2, 1)
+    assert [(one.name, one.replica, one.ready) for one in group.pods] == [
+        ("e-0", "inference-x", True),
+        ("e-1", "inference-x", True),
+        ("e-3", "e-3", False),
+    ]
 
 
 ENDED = {"name": "initializer", "state": {"terminated": {"exitCode": 3, "message": "disk full"}}}

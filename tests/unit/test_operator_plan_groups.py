@@ -103,6 +103,18 @@ GROUPS: dict[str, tuple[str, Changes, list[Shape]]] = {
         },
         [("trainer", 2, 1, "4"), ("reference", 1, 1, "4"), ("inference", 1, 1, "4")],
     ),
+    "the builtin trainer's critic and reference apart": (
+        BUILTIN,
+        {
+            f"{ALGORITHM}.use_kl_loss": True,
+            f"{PLACEMENT}.colocate_policy_ref": False,
+            f"{PLACEMENT}.policy_num_gpus_per_node": 1,
+            f"{PLACEMENT}.ref_num_gpus_per_node": 2,
+            f"{TRAINER}.critic": {"model": {"path": "/data/critic"}},
+            f"{TRAINER}.critic_mini_batch_size": 4,
+        },
+        [("trainer", 1, 1, "1"), ("reference", 1, 1, "2"), ("critic", 1, 1, "1"), ("inference", 1, 1, "1")],
+    ),
     "pods for environments": (
         UPSTREAM,
         {**COLOCATED, f"{ENGINE}.num_engines": 2, "spec.pools.environment": {"replicas": 4, "resources": {"cpu": 15}}},
@@ -121,6 +133,7 @@ def gpus_of(group: dict[str, Any]) -> str:
     return str(limits.get("nvidia.com/gpu", "0"))
 
 
+@pytest.mark.proves("generator.inference_engine.num_engines")
 @pytest.mark.parametrize("case", GROUPS)
 def test_groups(case: str) -> None:
     ground, changes, expected = GROUPS[case]

@@ -17,7 +17,7 @@ from rltrain_api import names
 from rltrain_operator.__main__ import main, parse_arguments
 from rltrain_operator.app import connection_info, make_registry, make_settings
 from rltrain_operator.cache import WATCHED_CHILDREN, Cache, Key
-from rltrain_operator.health import make_health_app, make_metrics_app
+from rltrain_operator.health import Readiness, make_health_app, make_metrics_app, readiness
 from rltrain_operator.kube import Body, ConflictError, Connection, Resource, TooManyRequestsError, UnavailableError
 from rltrain_operator.kube.resources import RL_TRAINING_JOBS
 from rltrain_operator.logs import JsonFormatter
@@ -161,6 +161,23 @@ async def test_stopping_waits_for_the_pass_under_way_and_starts_no_other() -> No
     assert controller.passes == 1
 
 
+async def test_waiting_is_trouble_only_while_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of a thousand jobs would be as long after a restart; a pass that never ends would not."""
+    now = [1000.0]
+    monkeypatch.setattr("rltrain_operator.workers.time.monotonic", lambda: now[0])
+    queue = WorkQueue[Key](clock=lambda: now[0])
+    controller = Scripted(None, None, None)
+    pool = workers(controller, queue)
+    queue.add(("team", "waits"))
+    now[0] += 300
+    pool._ended_a_pass = now[0] - 1
+    assert pool.trouble() is None
+    now[0] += 300
+    trouble = pool.trouble()
+    assert trouble is not None
+    assert "no pass has ended" in trouble
+
+
 async def test_a_worker_that_ended_is_trouble() -> None:
     class Broken(Scripted):
         async def reconcile(self, key: Key) -> float | None:
@@ -179,14 +196,33 @@ async def test_a_worker_that_ended_is_trouble() -> None:
 
 async def test_health_routes() -> None:
     wrong: list[str | None] = [None]
-    leading = False
-    async with TestClient(TestServer(make_health_app(lambda: wrong[0], lambda: leading))) as http:
+    found = Readiness(False, "standing by for the API server")
+    async with TestClient(TestServer(make_health_app(lambda: wrong[0], lambda: found))) as http:
         assert (await http.get("/healthz")).status == 200
-        assert (await http.get("/readyz")).status == 503
-        wrong[0], leading = "a job has waited 121 s for a worker", True
+        answer = await http.get("/readyz")
+        assert (answer.status, await answer.text()) == (503, "standing by for the API server")
+        wrong[0], found = "a job has waited 121 s for a worker", Readiness(True, "leading")
         answer = await http.get("/healthz")
         assert (answer.status, await answer.text()) == (503, "a job has waited 121 s for a worker")
-        assert (await http.get("/readyz")).status == 200
+        answer = await http.get("/readyz")
+        assert (answer.status, await answer.text()) == (200, "leading")
+
+
+READINESS: dict[str, tuple[dict[str, bool], bool]] = {
+    "a leader at work": ({"working": True, "holds": True}, True),
+    "a leader whose caches are not filled": ({"holds": True}, False),
+    "a leader that could not renew in time": ({"working": True}, False),
+    "a standby": ({"stands_by": True}, True),
+    "a process that the API server does not answer": ({}, False),
+    "a leader that stops": ({"working": True, "holds": True, "stopping": True}, False),
+    "a standby that stops": ({"stands_by": True, "stopping": True}, False),
+}
+
+
+@pytest.mark.parametrize(("facts", "expected"), READINESS.values(), ids=READINESS.keys())
+def test_a_process_is_ready_while_it_does_its_part(facts: dict[str, bool], expected: bool) -> None:
+    given = {"stopping": False, "working": False, "holds": False, "stands_by": False} | facts
+    assert readiness(**given).ready is expected
 
 
 async def test_metrics_are_fresh_when_read() -> None:

@@ -24,13 +24,15 @@ from rltrain_api.status import (
     Status,
     Stop,
 )
+from rltrain_api.wire import CheckpointStatus, DriverPhase, DriverStatus
 from rltrain_operator import plan
 from rltrain_operator.cache import WATCHED_CHILDREN, Cache
 from rltrain_operator.kube import Body, NotFoundError, Resource
 from rltrain_operator.kube.resources import RAY_CLUSTERS, RL_TRAINING_JOBS, WORKLOADS
+from rltrain_operator.rayjobs import RayJob, RayJobState
 from rltrain_operator.reconcile.decide import decide
 from rltrain_operator.reconcile.observe import view_cluster
-from rltrain_operator.reconcile.state import ClusterView, Observed, QueueView, Subject, Unreachable
+from rltrain_operator.reconcile.state import ClusterView, Observed, QueueView, StopDriver, Subject, Unreachable
 from rltrain_operator.resync import resync
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
@@ -367,3 +369,21 @@ def test_the_loss_of_quota_ends_the_attempt_and_costs_no_retry(case: str) -> Non
     )
     assert again.status.attempt == 2
     assert again.status.condition(ConditionType.QUOTA_RESERVED).status == "True"
+
+
+def saved(phase: DriverPhase) -> DriverStatus:
+    checkpoint = CheckpointStatus(step=7, path="/checkpoints/7", time=NOW)
+    return DriverStatus(phase=phase, attempt=1, step=7, total_steps=9, checkpoint=checkpoint, updated=NOW)
+
+
+def test_the_last_words_of_an_evicted_driver_are_heard_before_it_is_sent_away() -> None:
+    """Its pods ask it to save, and it waits to be read for a moment: the checkpoint must not be lost on the way."""
+    leaving = replace(READY, queue=TAKEN, head_leaving=True)
+    observed = Observed(cluster=leaving, ray=RayJob(RayJobState.RUNNING), driver=saved(DriverPhase.STOPPED))
+    heard = decide(subject(**RUNNING), observed, NOW)
+    assert heard.actions == ()
+    assert heard.status.checkpoint.latest_step == heard.status.progress.step == 7
+    assert heard.requeue_after == 3
+    again = decide(Subject(subject().metadata, heard.status, JOB), observed, NOW)
+    assert again.actions == (StopDriver(),), "once it is in the status"
+    assert again.status.phase is Phase.QUEUED

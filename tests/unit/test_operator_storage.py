@@ -138,6 +138,33 @@ def test_a_job_begins_from_another_s_step(case: str) -> None:
     assert [named for _, named, _ in claims_named(job)] == [claim]
 
 
+def stored(spec: dict[str, Any]) -> None:
+    """Checkpoints in an object store; the data's claim is there already, and there is no cache."""
+    spec["storage"]["checkpoints"] = {"url": "s3://bucket/runs"}
+    spec["storage"]["data"] = [{"name": "data", "mountPath": "/data", "claimName": "corpus"}]
+    spec["config"]["trainer"]["ckpt_path"] = "s3://bucket/runs/run"
+
+
+async def test_checkpoints_in_an_object_store_are_no_volume() -> None:
+    job = make_job(stored)
+    assert plan.plan_checkpoint_claim(job) is None
+    assert [mount["mountPath"] for mount in claim_mounts(job)] == ["/data"]
+    assert claim_volumes(job) == [{"name": "data", "persistentVolumeClaim": {"claimName": "corpus"}}]
+    assert [claim for _, claim, _ in claims_named(job)] == ["corpus"]
+    assert not shares_a_node(job)
+    assert resolved_document(job)["trainer"]["ckpt_path"] == "s3://bucket/runs/run"
+
+
+@pytest.mark.parametrize("url", ["gs://archive/other", "gs://archive/other/"])
+def test_a_job_begins_from_a_step_in_an_object_store(url: str) -> None:
+    job = make_job(resuming(url=url))
+    trainer = resolved_document(job)["trainer"]
+    path = "gs://archive/other/global_step_40"
+    assert (trainer["resume_mode"], trainer["resume_path"]) == ("from_path", path)
+    assert "/resume" not in [mount["mountPath"] for mount in claim_mounts(job)]
+    assert "other-checkpoints" not in [claim for _, claim, _ in claims_named(job)]
+
+
 def test_a_job_goes_back_on_its_own_volume() -> None:
     job = make_job(resuming(job="run"))
     assert [volume["name"] for volume in claim_volumes(job)] == ["checkpoints", "data"]

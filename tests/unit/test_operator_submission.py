@@ -17,7 +17,7 @@ from rltrain_api.job import RLTrainingJob
 from rltrain_api.parse import parse_job
 from rltrain_api.render.upstream import ENTRYPOINT, RAY_VERSION
 from rltrain_api.resolve import resolved_document
-from rltrain_api.wire import JobReference, RunDocument
+from rltrain_api.wire import BestSteps, JobReference, Retention, RunDocument
 from rltrain_operator import plan
 from rltrain_operator.plan.submission import ENTRYPOINT_LIMIT, upstream_entrypoint
 from skyrl_jobs import skyrl_job
@@ -34,7 +34,13 @@ def quickstart() -> RLTrainingJob:
 
 def recorded(job: RLTrainingJob) -> dict[str, str]:
     """What the job's ConfigMap holds, as it comes back from the API server."""
-    manifest = plan.plan_config_map(job.metadata, resolved_document(job), plan.upstream_overrides(job))
+    manifest = plan.plan_config_map(
+        job.metadata,
+        resolved_document(job),
+        plan.upstream_overrides(job),
+        job.spec.runtime.modules,
+        job.spec.storage.checkpoints.retain,
+    )
     data: dict[str, str] = json.loads(json.dumps(manifest["data"]))
     return data
 
@@ -45,6 +51,27 @@ def test_our_driver_is_started_with_its_run_document() -> None:
     document = RunDocument.model_validate_json(submission.env_vars[names.RUN_ENV])
     assert (document.job, document.attempt) == (REFERENCE, 2)
     assert document.config == resolved_document(quickstart())
+    assert document.modules == []
+    assert document.retention is None
+
+
+def test_the_run_document_says_which_checkpoints_are_kept() -> None:
+    document = yaml.safe_load(EXAMPLE.read_text())
+    best = {"metric": "eval/all/avg_score", "keep": 2}
+    document["spec"]["storage"]["checkpoints"]["retain"] = {"last": 3, "every": 100, "best": best}
+    job = parse_job(document)
+    assert isinstance(job, RLTrainingJob), job
+    submission = plan.plan_submission(recorded(job), REFERENCE, 1)
+    found = RunDocument.model_validate_json(submission.env_vars[names.RUN_ENV]).retention
+    assert found == Retention(last=3, every=100, best=BestSteps(metric="eval/all/avg_score", keep=2))
+
+
+def test_the_run_document_names_the_modules_in_their_order() -> None:
+    job = quickstart()
+    runtime = job.spec.runtime.model_copy(update={"modules": ["words.rewards", "words"]})
+    job = job.model_copy(update={"spec": job.spec.model_copy(update={"runtime": runtime})})
+    submission = plan.plan_submission(recorded(job), REFERENCE, 1)
+    assert RunDocument.model_validate_json(submission.env_vars[names.RUN_ENV]).modules == ["words.rewards", "words"]
 
 
 def test_upstream_s_trainer_is_started_with_the_overrides_and_no_variables() -> None:

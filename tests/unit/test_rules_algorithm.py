@@ -20,6 +20,14 @@ from rule_cases import (
 )
 
 CASES = {
+    "steps that were valued by what followed": Case(
+        {f"{GENERATOR}.step_wise_trajectories": True, f"{ALGORITHM}.advantage_estimator": "reinforce++"},
+        f"{ALGORITHM}.advantage_estimator",
+        ErrorCode.CONFLICT,
+        ("reinforce++ values a token by what followed it", "grpo or rloo"),
+        {f"{ALGORITHM}.advantage_estimator": "rloo"},
+        UPSTREAM,
+    ),
     "no model": Case(
         {f"{TRAINER}.policy.model.path": None},
         f"{TRAINER}.policy.model.path",
@@ -92,7 +100,6 @@ CASES = {
         ErrorCode.CONFLICT,
         ("is true, and use_kl_in_reward is true as well",),
         {f"{ALGORITHM}.use_kl_loss": False},
-        UPSTREAM,
     ),
     "divergence counted twice, by default": Case(
         {
@@ -103,7 +110,6 @@ CASES = {
         ErrorCode.CONFLICT,
         ("is unset, and SkyRL's default is true",),
         {f"{ALGORITHM}.use_kl_in_reward": False},
-        UPSTREAM,
     ),
     "adaptive weight of a term in the loss": Case(
         {f"{ALGORITHM}.kl_ctrl.type": "adaptive"},
@@ -111,7 +117,6 @@ CASES = {
         ErrorCode.CONFLICT,
         ("ignored", "use_kl_in_reward"),
         {f"{ALGORITHM}.use_kl_in_reward": True, f"{PLACEMENT}.ref_num_gpus_per_node": 2},
-        UPSTREAM,
     ),
     "a reference to update, and none there": Case(
         {f"{TRAINER}.update_ref_every_epoch": True, f"{TRAINER}.export_path": "/data/exports"},
@@ -135,7 +140,6 @@ CASES = {
         ErrorCode.OUT_OF_RANGE,
         ("7 is not below clip_cov_ub 5",),
         {f"{ALGORITHM}.clip_cov.clip_cov_ub": 8},
-        UPSTREAM,
     ),
 }
 

@@ -7,6 +7,7 @@ import pytest
 from rltrain_api.errors import ErrorCode
 from rltrain_api.rules import checkpoints
 from rule_cases import (
+    DELETED,
     TRAINER,
     UPSTREAM,
     Case,
@@ -17,6 +18,7 @@ from rule_cases import (
 )
 
 RESUME_FROM = "spec.storage.checkpoints.resumeFrom"
+RETAIN = "spec.storage.checkpoints.retain"
 
 CASES = {
     "no checkpoint kept": Case(
@@ -81,6 +83,28 @@ CASES = {
         ErrorCode.INVALID,
         ("write 'checkpoints/other'",),
         {f"{RESUME_FROM}.path": "other"},
+    ),
+    "another job's step in two places": Case(
+        {f"{RESUME_FROM}": {"job": "other", "step": 40, "url": "s3://bucket/other", "path": "other"}},
+        f"{RESUME_FROM}.url",
+        ErrorCode.CONFLICT,
+        ("'s3://bucket/other'", "remove one"),
+        {f"{RESUME_FROM}.path": DELETED},
+    ),
+    "two that say what is kept": Case(
+        {RETAIN: {"last": 3, "every": 100}, f"{TRAINER}.max_ckpts_to_keep": 2},
+        RETAIN,
+        ErrorCode.CONFLICT,
+        ("max_ckpts_to_keep is 2", "retain.last: 2"),
+        {f"{TRAINER}.max_ckpts_to_keep": DELETED},
+    ),
+    "the best steps of upstream's trainer": Case(
+        {RETAIN: {"best": {"metric": "eval/all/avg_score"}}},
+        RETAIN,
+        ErrorCode.NOT_YET_SUPPORTED,
+        ("newest config.trainer.max_ckpts_to_keep",),
+        {RETAIN: DELETED},
+        UPSTREAM,
     ),
     "another job's step and upstream's trainer": Case(
         {f"{RESUME_FROM}": {"job": "other", "step": 40}},

@@ -61,6 +61,20 @@ CASES = {
         ("both", "exactly one"),
         {"spec.runtime.envFrom": [SECRET, {"configMapRef": {"name": "proxy"}}]},
     ),
+    "wandb without a key, builtin": Case(
+        {f"{TRAINER}.logger": ["console", "wandb"]},
+        f"{TRAINER}.logger",
+        ErrorCode.CONFLICT,
+        ("WANDB_API_KEY", "without which wandb takes nothing", "set logger to console"),
+        {ENV: [{"name": "WANDB_MODE", "value": "offline"}]},
+    ),
+    "wandb without a key, builtin and by default": Case(
+        {f"{TRAINER}.logger": DELETED},
+        f"{TRAINER}.logger",
+        ErrorCode.CONFLICT,
+        ("is unset, and SkyRL's default is wandb",),
+        {ENV: [{"name": "SKYRL_DISABLE_WANDB", "value": "1"}]},
+    ),
     "wandb without a key": Case(
         WANDB,
         f"{TRAINER}.logger",

@@ -7,7 +7,6 @@ import pytest
 from rltrain_api.errors import ErrorCode
 from rltrain_api.rules import generation
 from rule_cases import (
-    CONFIG,
     GENERATOR,
     TRAINER,
     UPSTREAM,
@@ -36,12 +35,22 @@ CASES = {
         ("500", "512"),
         {f"{GENERATOR}.max_input_length": 2048},
     ),
-    "environments without a thread": Case(
-        {f"{CONFIG}.environment.skyrl_gym.max_env_workers": 0},
-        f"{CONFIG}.environment.skyrl_gym.max_env_workers",
-        ErrorCode.NOT_YET_SUPPORTED,
-        ("0", "use 1 or more"),
-        {f"{CONFIG}.environment.skyrl_gym.max_env_workers": 1},
+    "thoughts that are to be left out of tokens that stay": Case(
+        {
+            f"{GENERATOR}.chat_template": {"source": "name", "name_or_path": "qwen3_without_thinking"},
+            f"{GENERATOR}.max_turns": 3,
+        },
+        f"{GENERATOR}.chat_template.name_or_path",
+        ErrorCode.CONFLICT,
+        ("leaves out what was thought", "max_turns is 3"),
+        {f"{GENERATOR}.step_wise_trajectories": True},
+    ),
+    "batches of several turns, builtin": Case(
+        {f"{GENERATOR}.batched": True, f"{GENERATOR}.max_turns": 3},
+        f"{GENERATOR}.batched",
+        ErrorCode.CONFLICT,
+        ("a single turn, and max_turns is 3",),
+        {f"{GENERATOR}.batched": False},
     ),
     "batches of several turns": Case(
         {f"{GENERATOR}.batched": True, f"{GENERATOR}.max_turns": 3},

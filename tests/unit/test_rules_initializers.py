@@ -50,7 +50,7 @@ CASES = {
         {INITIALIZERS: fetch("ftp://host/file")},
         f"{FIRST}.dataset.from",
         ErrorCode.INVALID,
-        ("hf://, https://, http://, s3://, gs://",),
+        ("hf://, https://, http://, s3://, gs://, abfs://, abfss:// or a path",),
         {INITIALIZERS: fetch("https://host/file")},
     ),
     "no repository": Case(

@@ -29,7 +29,6 @@ CASES = {
         ErrorCode.OUT_OF_RANGE,
         ("-1 would weigh", "more than 0"),
         {f"{ALGORITHM}.tis_imp_ratio_cap": 2},
-        UPSTREAM,
     ),
     "old form overwrites the new type": Case(
         {
@@ -41,7 +40,6 @@ CASES = {
         ErrorCode.CONFLICT,
         ("sequence would be overwritten by algorithm.use_tis",),
         {f"{CORRECTION}.tis_ratio_type": "token"},
-        UPSTREAM,
     ),
     "old form overwrites the new cap": Case(
         {
@@ -53,7 +51,6 @@ CASES = {
         ErrorCode.CONFLICT,
         ("3 would be overwritten by algorithm.tis_imp_ratio_cap 2",),
         {f"{CORRECTION}.token_tis_ratio_clip_high": 2},
-        UPSTREAM,
     ),
     "correction of a loss that has none": Case(
         {f"{CORRECTION}.tis_ratio_type": "token", f"{ALGORITHM}.policy_loss_type": "clip_cov"},
@@ -61,7 +58,6 @@ CASES = {
         ErrorCode.CONFLICT,
         ("clip_cov applies no off-policy correction", "off_policy_correction.tis_ratio_type"),
         {f"{ALGORITHM}.policy_loss_type": "gspo"},
-        UPSTREAM,
     ),
     "mask of a loss that has none": Case(
         {f"{CORRECTION}.outlier_token_is_threshold_high": 100, f"{ALGORITHM}.policy_loss_type": "importance_sampling"},
@@ -69,7 +65,6 @@ CASES = {
         ErrorCode.CONFLICT,
         ("importance_sampling", "outlier_token_is_threshold_high"),
         {f"{CORRECTION}.outlier_token_is_threshold_high": None},
-        UPSTREAM,
     ),
     "mask without log-probabilities": Case(
         {f"{CORRECTION}.outlier_token_is_threshold_low": 1e-4, LOGPROBS: None},
@@ -93,7 +88,6 @@ CASES = {
         ErrorCode.REQUIRED,
         ("token_mask_is_threshold_low is 0.5", "only with both"),
         {f"{CORRECTION}.token_mask_is_threshold_high": 2},
-        UPSTREAM,
     ),
     "token mask without its lower bound": Case(
         {f"{CORRECTION}.token_mask_is_threshold_high": 2},
@@ -101,7 +95,6 @@ CASES = {
         ErrorCode.REQUIRED,
         ("token_mask_is_threshold_high is 2",),
         {f"{CORRECTION}.token_mask_is_threshold_high": None},
-        UPSTREAM,
     ),
     "bounds of sequences the wrong way round": Case(
         {f"{CORRECTION}.sequence_mask_metric": "geometric", f"{CORRECTION}.geo_mask_low": 1.5},
@@ -109,7 +102,6 @@ CASES = {
         ErrorCode.OUT_OF_RANGE,
         ("1.5 is not below geo_mask_high 1.01",),
         {f"{CORRECTION}.sequence_mask_metric": "product"},
-        UPSTREAM,
     ),
     "bounds of outliers the wrong way round": Case(
         {
@@ -120,7 +112,6 @@ CASES = {
         ErrorCode.OUT_OF_RANGE,
         ("100 is not below outlier_token_is_threshold_high 100",),
         {f"{CORRECTION}.outlier_token_is_threshold_low": 1e-4},
-        UPSTREAM,
     ),
 }
 

@@ -56,9 +56,37 @@ CASES = {
     "checkpoints in an object store": Case(
         {f"{TRAINER}.ckpt_path": "s3://bucket/job"},
         f"{TRAINER}.ckpt_path",
+        ErrorCode.CONFLICT,
+        ("'s3://bucket/job' is in an object store", "names a volume"),
+        {"spec.storage.checkpoints": {"url": "s3://bucket"}},
+    ),
+    "checkpoints in another store": Case(
+        {"spec.storage.checkpoints": {"url": "s3://bucket/runs/"}, f"{TRAINER}.ckpt_path": "s3://bucket/runs-old/job"},
+        f"{TRAINER}.ckpt_path",
+        ErrorCode.CONFLICT,
+        ("'s3://bucket/runs-old/job'", "s3://bucket/runs/<directory>"),
+        {f"{TRAINER}.ckpt_path": "s3://bucket/runs/job"},
+    ),
+    "checkpoints on a volume that the job has not": Case(
+        {"spec.storage.checkpoints": {"url": "gs://bucket"}},
+        f"{TRAINER}.ckpt_path",
+        ErrorCode.CONFLICT,
+        ("gs://bucket/<directory>",),
+        {f"{TRAINER}.ckpt_path": "gs://bucket/job"},
+    ),
+    "checkpoints in a store that nothing knows": Case(
+        {f"{TRAINER}.ckpt_path": "az://bucket/job"},
+        f"{TRAINER}.ckpt_path",
         ErrorCode.NOT_YET_SUPPORTED,
-        ("object store", "/checkpoints"),
+        ("'az://bucket/job'",),
         {f"{TRAINER}.ckpt_path": "/checkpoints/job"},
+    ),
+    "resume path with a password": Case(
+        {f"{TRAINER}.resume_mode": "from_path", f"{TRAINER}.resume_path": f"s3://key:word@bucket/old/{STEP}"},
+        f"{TRAINER}.resume_path",
+        ErrorCode.NOT_YET_SUPPORTED,
+        ("object store",),
+        {f"{TRAINER}.resume_path": f"s3://bucket/old/{STEP}"},
     ),
     "checkpoints of upstream in a store that it does not know": Case(
         {f"{TRAINER}.ckpt_path": "az://bucket/job"},
@@ -122,6 +150,13 @@ CASES = {
         ErrorCode.INVALID,
         ("'/data/train.csv'", ".parquet, .json or .jsonl"),
         {f"{CONFIG}.data.train_data": ["/data/train.json"]},
+    ),
+    "directory of training files": Case(
+        {f"{CONFIG}.data.train_data": ["/data/train"]},
+        f"{CONFIG}.data.train_data[0]",
+        ErrorCode.INVALID,
+        ("'/data/train'", "owner/name or owner/name:split"),
+        {f"{CONFIG}.data.train_data": ["openai/gsm8k", "openai/gsm8k:test"]},
     ),
     "exported models on no volume, by default": Case(
         {f"{TRAINER}.hf_save_interval": 10},

@@ -8,6 +8,7 @@ from rltrain_api.errors import ErrorCode
 from rltrain_api.rules import strategies
 from rule_cases import (
     ALGORITHM,
+    CONFIG,
     PLACEMENT,
     TRAINER,
     UPSTREAM,
@@ -39,6 +40,27 @@ CASES = {
         ("set it to false",),
         {f"{TRAINER}.critic.fsdp_config.cpu_offload": False},
         UPSTREAM,
+    ),
+    "a wrapping of FSDP 1": Case(
+        {f"{TRAINER}.policy.fsdp_config.wrap_policy": {"min_num_params": 1000}},
+        f"{TRAINER}.policy.fsdp_config.wrap_policy",
+        ErrorCode.CONFLICT,
+        ("min_num_params is of FSDP 1", "transformer_layer_cls_to_wrap"),
+        {f"{TRAINER}.policy.fsdp_config.wrap_policy": {"transformer_layer_cls_to_wrap": ["Qwen2DecoderLayer"]}},
+    ),
+    "a wrapping of no classes": Case(
+        {f"{TRAINER}.policy.fsdp_config.wrap_policy": {"transformer_layer_cls_to_wrap": [3]}},
+        f"{TRAINER}.policy.fsdp_config.wrap_policy",
+        ErrorCode.CONFLICT,
+        ("is no list of names",),
+        {f"{TRAINER}.policy.fsdp_config.wrap_policy": {"transformer_layer_cls_to_wrap": "Qwen2DecoderLayer"}},
+    ),
+    "engines with other rotary embeddings": Case(
+        {f"{CONFIG}.generator.rope_theta": 1e6},
+        f"{CONFIG}.generator.rope_theta",
+        ErrorCode.CONFLICT,
+        ("differs from trainer.rope_theta", "another model"),
+        {f"{TRAINER}.rope_theta": 1e6},
     ),
     "packing without flash attention, by default": Case(
         {f"{TRAINER}.flash_attn": False},

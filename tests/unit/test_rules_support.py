@@ -48,7 +48,6 @@ def refused(path: str, value: object, *words: str, remedy: Changes | None = None
 
 
 CASES = {
-    "FSDP 1": refused(f"{TRAINER}.strategy", "fsdp", "is fsdp", "set it to fsdp2", "runtime.trainer to skyrl"),
     "Megatron": refused(f"{TRAINER}.strategy", "megatron", "FSDP2"),
     "engines on the trainer's GPUs": refused(
         f"{PLACEMENT}.colocate_all", True, "is true", "set it to false", remedy={f"{PLACEMENT}.colocate_all": False}
@@ -60,7 +59,6 @@ CASES = {
         "set it to false",
         remedy={f"{PLACEMENT}.colocate_all": False},
     ),
-    "reference on GPUs of its own": refused(f"{PLACEMENT}.colocate_policy_ref", False, "set it to true"),
     "vLLM": refused(
         f"{ENGINE}.backend",
         "vllm",
@@ -76,13 +74,42 @@ CASES = {
     ),
     "SGLang": refused(f"{ENGINE}.backend", "sglang", "is sglang", remedy={f"{ENGINE}.backend": "builtin"}),
     "engines of two GPUs": refused(f"{ENGINE}.tensor_parallel_size", 2, "is 2", "set it to 1"),
-    "sequence parallelism": refused(f"{TRAINER}.policy.sequence_parallel_size", 2, "set it to 1"),
-    # What is refused is refused once: whether 3 divides the GPUs matters to nobody.
-    "sequence parallelism that does not divide": refused(f"{TRAINER}.policy.sequence_parallel_size", 3, "is 3"),
-    "another estimator": refused(f"{ALGORITHM}.advantage_estimator", "rloo", "is rloo", "grpo"),
-    "another loss": refused(f"{ALGORITHM}.policy_loss_type", "gspo", "regular or dual_clip"),
-    "another logger, by default": refused(
-        f"{TRAINER}.logger", DELETED, "default is wandb", "console", remedy={f"{TRAINER}.logger": "console"}
+    "an estimator that nobody registers": refused(
+        f"{ALGORITHM}.advantage_estimator",
+        "best",
+        "is best",
+        "set it to grpo, rloo, gae, reinforce++ or maxrl, or name the module that registers it",
+        remedy={"spec.runtime.modules": ["estimators"]},
+    ),
+    "a loss that nobody registers": refused(
+        f"{ALGORITHM}.policy_loss_type",
+        "best",
+        "rollout_is or dppo, or name the module",
+        remedy={"spec.runtime.modules": ["losses"]},
+    ),
+    "upstream with a loss of its later releases": Case(
+        {f"{ALGORITHM}.policy_loss_type": "dppo"},
+        f"{ALGORITHM}.policy_loss_type",
+        STILL_TO_COME,
+        ("SkyRL 0.1 has no others", "spec.runtime.trainer to builtin"),
+        {f"{ALGORITHM}.policy_loss_type": "gspo"},
+        UPSTREAM,
+    ),
+    "upstream with an estimator of its later releases": Case(
+        {f"{ALGORITHM}.advantage_estimator": "maxrl"},
+        f"{ALGORITHM}.advantage_estimator",
+        STILL_TO_COME,
+        ("grpo, rloo, gae or reinforce++",),
+        {f"{ALGORITHM}.advantage_estimator": "rloo"},
+        UPSTREAM,
+    ),
+    "upstream with a reduction of its later releases": Case(
+        {f"{ALGORITHM}.loss_reduction": "prompt_mean"},
+        f"{ALGORITHM}.loss_reduction",
+        STILL_TO_COME,
+        ("token_mean, sequence_mean or seq_mean_token_sum_norm",),
+        {"spec.runtime.trainer": "builtin", f"{ENGINE}.backend": "builtin"},
+        UPSTREAM,
     ),
     "further sampling parameters": refused(
         f"{GENERATOR}.sampling_params.additional_kwargs", {"best_of": 3}, 'is {"best_of": 3}', "set it to null or {}"
@@ -90,19 +117,27 @@ CASES = {
     "further sampling parameters of evaluation": refused(
         f"{GENERATOR}.eval_sampling_params.additional_kwargs", {"best_of": 3}, "set it to null or {}"
     ),
-    "types of numbers": Case(
-        {f"{TRAINER}.policy.fsdp_config.mixed_precision.param_dtype": "fp16"},
-        f"{TRAINER}.policy.fsdp_config.mixed_precision",
-        STILL_TO_COME,
-        ("is set", "trainer.bf16", "set it to null"),
-        {f"{TRAINER}.policy.fsdp_config.mixed_precision": None},
+    "types of numbers": refused(
+        f"{TRAINER}.policy.fsdp_config.mixed_precision.param_dtype", "fp16", "is fp16", "set it to bf16 or fp32"
     ),
-    "a detail of performance, said aloud": refused(f"{TRAINER}.use_sample_packing", True, "is true", "set it to false"),
+    "a slow tokenizer": refused(f"{TRAINER}.disable_fast_tokenizer", True, "is true", "fast tokenizers only"),
+    "adapters that never move": refused(
+        f"{TRAINER}.policy.model.lora.init_method", "zero", "at rest for ever", "xavier"
+    ),
     "a bound that engines do not have": refused(f"{ENGINE}.max_num_seqs", 64, "is 64", "remove it"),
-    "a critic": refused(f"{TRAINER}.critic.model.path", "/data/model", "it has no critic", "remove it"),
-    "a setting of the critic": refused(f"{TRAINER}.critic.optimizer_config.lr", 1e-4, "is 0.0001", "no critic"),
-    "environment that cannot run": refused(
-        f"{CONFIG}.environment.env_class", "text2sql", "is text2sql", "gsm8k, gsm8k_multi_turn, aime, lcb or searchcode"
+    "an environment that nobody registers": refused(
+        f"{CONFIG}.environment.env_class",
+        "countdown",
+        "name the module that registers it in spec.runtime.modules",
+        remedy={"spec.runtime.modules": ["countdown.environment"]},
+    ),
+    "upstream with modules": Case(
+        {"spec.runtime.modules": ["rewards"]},
+        "spec.runtime.modules",
+        ErrorCode.CONFLICT,
+        ("rewards would be imported by nobody", "remove it"),
+        {"spec.runtime.modules": []},
+        UPSTREAM,
     ),
     "upstream with builtin engines": Case(
         {f"{ENGINE}.backend": "builtin"},
@@ -253,10 +288,12 @@ def test_an_honoured_leaf_may_have_any_value(path: str) -> None:
     assert refusals({f"{CONFIG}.{path}": another_value(path, [])}) == []
 
 
-# Honoured without being read: the rules on batch sizes and placement make them agree with what is read.
+# Honoured without being read by us: skyrl-gym's environments read their own settings, and of one field the models allow
+# a single value.
 UNREAD = {
-    "trainer.placement.ref_num_nodes",
-    "trainer.placement.ref_num_gpus_per_node",
+    "environment.skyrl_gym.search.log_requests",
+    "environment.skyrl_gym.search.search_url",
+    "environment.skyrl_gym.text2sql.db_path",
     "trainer.sequence_parallel_backend",
 }
 
@@ -271,7 +308,6 @@ def test_what_is_honoured_is_read_by_the_trainer_or_the_plan() -> None:
 def test_skyrls_defaults_are_refused_only_where_they_change_what_is_done() -> None:
     assert sorted(refusals({CONFIG: {}})) == [
         "generator.inference_engine.backend",
-        "trainer.logger",
         "trainer.placement.colocate_all",
     ]
 
@@ -285,25 +321,9 @@ SETTINGS_OF_REFUSED_FEATURES: dict[str, tuple[Changes, list[str]]] = {
         },
         ["trainer.strategy"],
     ),
-    "a critic": (
-        {
-            "trainer.critic.model.path": "/data/model",
-            "trainer.critic.optimizer_config.lr": 1e-4,
-            "trainer.critic_mini_batch_size": 8,
-            "trainer.placement.critic_num_gpus_per_node": 2,
-            "trainer.algorithm.value_clip": 0.5,
-            "trainer.algorithm.advantage_estimator": "gae",
-            "trainer.algorithm.lambd": 0.95,
-        },
-        ["trainer.critic.model.path", "trainer.algorithm.advantage_estimator"],
-    ),
-    "adapters": (
-        {"trainer.policy.model.lora": {"rank": 8, "alpha": 32}, "generator.inference_engine.fully_sharded_loras": True},
-        ["trainer.policy.model.lora.rank"],
-    ),
     "settings alone": (
-        {"trainer.policy.model.lora.alpha": 32, "trainer.algorithm.lambd": 0.95},
-        ["trainer.policy.model.lora.alpha", "trainer.algorithm.lambd"],
+        {"trainer.policy.megatron_config.tensor_model_parallel_size": 4},
+        ["trainer.policy.megatron_config.tensor_model_parallel_size"],
     ),
 }
 

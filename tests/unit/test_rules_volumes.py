@@ -9,6 +9,7 @@ from rltrain_api.rules import volumes
 from rule_cases import (
     DELETED,
     PLACEMENT,
+    TRAINER,
     Case,
     check_every_rule_is_broken,
     check_every_rule_is_documented,
@@ -26,15 +27,22 @@ CASES = {
         {f"{STORAGE}.checkpoints": {}},
         f"{STORAGE}.checkpoints",
         ErrorCode.CONFLICT,
-        ("neither claimTemplate nor claimName",),
+        ("sets none of claimTemplate, claimName, url",),
         {f"{STORAGE}.checkpoints.claimTemplate": CLAIM},
     ),
     "two sources": Case(
         {f"{STORAGE}.data.0.claimTemplate": CLAIM},
         f"{STORAGE}.data[0]",
         ErrorCode.CONFLICT,
-        ("both claimTemplate and claimName",),
+        ("sets claimTemplate and claimName; set claimTemplate",),
         {f"{STORAGE}.data.0.claimName": DELETED},
+    ),
+    "an object store and a volume": Case(
+        {f"{STORAGE}.checkpoints.url": "s3://bucket/runs", f"{TRAINER}.ckpt_path": "s3://bucket/runs/job"},
+        f"{STORAGE}.checkpoints",
+        ErrorCode.CONFLICT,
+        ("sets claimName and url", "url for an object store"),
+        {f"{STORAGE}.checkpoints": {"url": "s3://bucket/runs"}},
     ),
     "volume of nothing": Case(
         {f"{STORAGE}.checkpoints": {"claimTemplate": {"storage": "0Gi"}}},

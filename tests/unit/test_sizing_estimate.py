@@ -148,6 +148,15 @@ POOLS: dict[str, tuple[dict[str, Any], list[tuple[str, int, int]]]] = {
         },
         [("head", 1, 0), ("trainer", 2, 8), ("reference", 1, 2), ("critic", 1, 1), ("inference", 1, 4)],
     ),
+    "the builtin trainer's reference and critic apart": (
+        {
+            "trainer.algorithm.use_kl_loss": True,
+            "trainer.placement.colocate_policy_ref": False,
+            "trainer.placement.ref_num_gpus_per_node": 2,
+            "trainer.critic.model.path": "/data/critic",
+        },
+        [("head", 1, 0), ("trainer", 2, 8), ("reference", 1, 2), ("critic", 1, 1), ("inference", 3, 3)],
+    ),
     "a reference beside the policy": (
         {**UPSTREAM, "trainer.algorithm.use_kl_loss": True},
         [("head", 1, 0), ("trainer", 2, 8), ("inference", 1, 4)],
@@ -178,9 +187,7 @@ def test_memory_of_a_policy() -> None:
         "CUDA, libraries, communication": training.RUNTIME_BYTES,
         "policy: gradients": -(-4 * parameters // 8),
         "policy: gathered layers": 2 * (SHAPE.root_parameters + 2 * SHAPE.largest_block),
-        "policy: activations of 4 sequences": training.activation_bytes(
-            SHAPE, tokens, 2, checkpointing=True, masked_length=1536
-        ),
+        "policy: activations of 4 sequences": training.activation_bytes(SHAPE, tokens, 2, checkpointing=True),
         "policy: whole gradient of a layer": 6 * SHAPE.root_parameters,
         "policy: log-probabilities": training.chunked_logits_bytes(SHAPE, tokens),
     }

@@ -3,172 +3,217 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
-from rltrain_trainer.checkpoint.manifest import BrokenCheckpointError
-from rltrain_trainer.checkpoint.store import MARKER_NAME, Checkpoint, begin, commit, latest, open_step, prune
+from object_server import credentials, object_server
+from rltrain_trainer.checkpoint.manifest import BrokenCheckpointError, FileRecord, recorded
+from rltrain_trainer.checkpoint.places import normal, place_of
+from rltrain_trainer.checkpoint.store import (
+    MARKER_NAME,
+    Checkpoint,
+    begin,
+    commit,
+    latest,
+    open_step,
+    remove,
+    tidy,
+    whole_steps,
+)
 from rltrain_trainer.checkpoint.trainer_state import read_trainer_state, write_trainer_state
 
 
-def save(root: Path, step: int, content: str = "weights") -> Checkpoint:
-    directory = begin(root, step)
-    (directory / "policy").mkdir()
-    (directory / "policy" / "shard").write_text(content)
-    write_trainer_state(directory, {"step": step, "loader": {"epoch": 0}})
-    return commit(root, step, config_hash="abc", details={"attempt": 1})
+@pytest.fixture(params=["a volume", "S3", "a store of fsspec's"])
+def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A place that nothing is in yet."""
+    if request.param == "a volume":
+        yield str(tmp_path / "new" / "ckpts")
+    elif request.param == "S3":
+        with object_server() as objects:
+            for name, value in credentials(objects).items():
+                monkeypatch.setenv(name, value)
+            yield "s3://bucket/ckpts"
+    else:
+        yield "memory://bucket/ckpts"
+        fsspec.filesystem("memory").store.clear()
 
 
-def names(root: Path) -> set[str]:
-    return {path.name for path in root.iterdir()}
+def write(content: str, text: str = "weights") -> dict[str, FileRecord]:
+    files: dict[str, FileRecord] = {}
+    with recorded(content, "policy/shard", files) as stream:
+        stream.write(text.encode())
+    return files
 
 
-def found(root: Path) -> int | None:
+def save(root: str, step: int, text: str = "weights") -> Checkpoint:
+    content = begin(root, step)
+    files = write(content, text) | write_trainer_state(content, {"step": step, "loader": {"epoch": 0}})
+    return commit(content, config_hash="abc", files=files, details={"attempt": 1})
+
+
+def found(root: str) -> int | None:
     checkpoint = latest(root)
     return None if checkpoint is None else checkpoint.step
 
 
-def test_a_committed_step_is_found_with_what_it_says_of_itself(tmp_path: Path) -> None:
-    root = tmp_path / "new" / "ckpts"
+def read(checkpoint: Checkpoint) -> str:
+    return place_of(checkpoint.content).read(f"{checkpoint.content}/policy/shard").decode()
+
+
+def test_a_committed_step_is_found_with_what_it_says_of_itself(root: str) -> None:
     assert latest(root) is None
     written = save(root, 5)
     assert latest(root) == written
-    assert written.path == root / "global_step_5"
+    assert written.path == f"{root}/global_step_5"
     assert written.manifest.config_hash == "abc"
     assert written.manifest.details == {"attempt": 1}
     assert set(written.manifest.files) == {"policy/shard", "trainer_state.json"}
-    assert written.manifest.total_bytes == sum(
-        path.stat().st_size for path in written.path.rglob("*") if path.is_file() and path.name != "manifest.json"
-    )
-    assert read_trainer_state(written.path) == {"step": 5, "loader": {"epoch": 0}}
-    assert names(root) == {"global_step_5", MARKER_NAME}
-    assert (root / MARKER_NAME).read_text() == "5\n"
+    sizes = place_of(root).sizes(written.content)
+    assert {name: record.bytes for name, record in written.manifest.files.items()} == sizes
+    assert written.manifest.total_bytes == sum(sizes.values())
+    assert read_trainer_state(written.content) == {"step": 5, "loader": {"epoch": 0}}
+    assert place_of(root).directories(root) == ["global_step_5"]
+    assert place_of(root).read(f"{root}/{MARKER_NAME}") == b"5\n"
 
 
-def test_a_step_that_was_begun_and_not_committed_is_nothing(tmp_path: Path) -> None:
-    save(tmp_path, 1)
-    (begin(tmp_path, 2) / "shard").write_text("half")
-    assert found(tmp_path) == 1
-    begin(tmp_path, 3)
-    assert names(tmp_path) == {"global_step_1", MARKER_NAME, ".writing_global_step_3"}
+def test_a_step_that_was_begun_and_not_committed_is_nothing(root: str) -> None:
+    save(root, 1)
+    write(begin(root, 2))
+    assert found(root) == 1
+    tidy(root)
+    assert place_of(root).directories(root) == ["global_step_1"]
+    assert found(root) == 1
 
 
-def replace_manifest(path: Path, **changes: object) -> None:
-    manifest = path / "manifest.json"
+def test_a_step_that_is_written_again_takes_the_place_of_the_first_in_one_moment(root: str) -> None:
+    save(root, 2, "first")
+    content = begin(root, 2)
+    files = write(content, "second")
+    before = latest(root)
+    assert before is not None
+    assert read(before) == "first"
+    after = commit(content, config_hash="abc", files=files)
+    assert read(after) == "second"
+    assert latest(root) == after
+    assert place_of(root).directories(after.path) == [after.manifest.content]
+
+
+def test_a_writing_that_nobody_committed_goes_and_the_step_stays(root: str) -> None:
+    committed = save(root, 2)
+    write(begin(root, 2), "never committed")
+    tidy(root)
+    assert place_of(root).directories(committed.path) == [committed.manifest.content]
+    assert latest(root) == committed
+
+
+def test_what_another_trainer_or_a_later_release_wrote_is_left_alone(root: str) -> None:
+    """SkyRL's own steps have the same name; a later release's manifest cannot be read."""
+    place = place_of(root)
+    others = ["global_step_1/trainer_state.pt", "global_step_1/policy/model.pt", "global_step_2/policy/data.pt"]
+    others += ["global_step_3/manifest.json", f"global_step_3/{'0' * 32}/policy/tensors", "notes/plan.txt"]
+    for name in others:
+        place.replace(f"{root}/{name}", b"theirs")
+    tidy(root)
+    save(root, 4)
+    assert set(others) <= set(place.sizes(root))
+
+
+def replace_manifest(checkpoint: Checkpoint, **changes: object) -> None:
+    manifest = Path(checkpoint.path) / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changes))
 
 
-def empty(path: Path) -> None:
-    shutil.rmtree(path)
-    path.mkdir()
-
-
-DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing file": (lambda path: (path / "policy" / "shard").unlink(), r"policy/shard: missing"),
-    "short file": (lambda path: (path / "policy" / "shard").write_text("w"), r"policy/shard: 1 bytes instead of 7"),
-    "flipped bits": (lambda path: (path / "policy" / "shard").write_text("Weights"), r"shard: its content has changed"),
-    "no manifest": (lambda path: (path / "manifest.json").unlink(), r"manifest\.json: missing"),
-    "torn manifest": (lambda path: (path / "manifest.json").write_text('{"format"'), r"manifest\.json: not a manifest"),
-    "other format": (lambda path: replace_manifest(path, format="v9"), r"format 'v9'"),
-    "other step": (lambda path: replace_manifest(path, step=7), r"the manifest is of step 7"),
-    "empty directory": (empty, r"manifest\.json: missing"),
+DAMAGE: dict[str, tuple[Callable[[Checkpoint], object], str]] = {
+    "missing file": (lambda one: (Path(one.content) / "policy" / "shard").unlink(), r"policy/shard: missing"),
+    "missing content": (lambda one: shutil.rmtree(one.content), r"policy/shard: missing"),
+    "short file": (lambda one: (Path(one.content) / "policy" / "shard").write_text("w"), r"1 bytes instead of 7"),
+    "another content": (lambda one: (Path(one.content) / "policy" / "shard").write_text("WEIGHTS"), r"has changed"),
+    "missing manifest": (lambda one: (Path(one.path) / "manifest.json").unlink(), r"manifest.json: missing"),
+    "torn manifest": (lambda one: (Path(one.path) / "manifest.json").write_text('{"step"'), r"not a manifest"),
+    "manifest of another step": (lambda one: replace_manifest(one, step=7), r"of step 7"),
+    "manifest of another format": (lambda one: replace_manifest(one, format="v0"), r"format 'v0'"),
+    "files outside of the step": (lambda one: replace_manifest(one, content="../.."), r"not a manifest"),
 }
 
 
-@pytest.mark.parametrize("case", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_step_is_skipped_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, case: tuple[Callable[[Path], object], str]
-) -> None:
-    damage, complaint = case
-    save(tmp_path, 1)
-    save(tmp_path, 2)
-    damage(tmp_path / "global_step_2")
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_step_is_skipped_with_a_warning(case: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = str(tmp_path)
+    damage, message = DAMAGE[case]
+    save(root, 1)
+    newest = save(root, 2)
+    damage(newest)
     with caplog.at_level(logging.WARNING):
-        assert found(tmp_path) == 1
-    assert "checkpoint of step 2 skipped" in caplog.text
-    with pytest.raises(BrokenCheckpointError, match=complaint):
-        open_step(tmp_path / "global_step_2")
+        assert found(root) == 1
+    assert "step 2 skipped" in caplog.text
+    with pytest.raises(BrokenCheckpointError, match=message):
+        open_step(newest.path)
 
 
-def test_steps_are_ordered_as_numbers(tmp_path: Path) -> None:
-    save(tmp_path, 9)
-    save(tmp_path, 10)
-    assert found(tmp_path) == 10
+def test_steps_beyond_the_marker_do_not_count(root: str) -> None:
+    for step in (3, 4, 1):
+        save(root, step)
+    assert found(root) == 1
+    assert [one.step for one in whole_steps(root)] == [1]
+    place_of(root).remove_file(f"{root}/{MARKER_NAME}")
+    assert found(root) == 4
 
 
-def test_a_step_written_again_replaces_the_first(tmp_path: Path) -> None:
-    save(tmp_path, 4, "first")
-    again = save(tmp_path, 4, "second")
-    assert latest(tmp_path) == again
-    assert (again.path / "policy" / "shard").read_text() == "second"
-    assert names(tmp_path) == {"global_step_4", MARKER_NAME}
+def test_a_marker_that_is_no_number_is_not_believed(root: str, caplog: pytest.LogCaptureFixture) -> None:
+    save(root, 3)
+    place_of(root).replace(f"{root}/{MARKER_NAME}", b"newest\n")
+    with caplog.at_level(logging.WARNING):
+        assert found(root) == 3
+    assert "not a step" in caplog.text
 
 
-def test_a_displaced_step_is_found_until_its_successor_is_there(tmp_path: Path) -> None:
-    save(tmp_path, 4)
-    (tmp_path / "global_step_4").rename(tmp_path / ".displaced_global_step_4")
-    assert found(tmp_path) == 4
-    save(tmp_path, 4, "second")
-    assert names(tmp_path) == {"global_step_4", MARKER_NAME}
+def test_a_removed_step_is_gone(root: str) -> None:
+    for step in (1, 2):
+        save(root, step)
+    remove(root, 1)
+    assert [one.step for one in whole_steps(root)] == [2]
+    assert place_of(root).directories(root) == ["global_step_2"]
 
 
-def test_a_run_taken_back_does_not_return_to_the_steps_it_left(tmp_path: Path) -> None:
-    for step in (5, 10, 15):
-        save(tmp_path, step)
-    assert open_step(tmp_path / "global_step_5").step == 5
-    save(tmp_path, 6)
-    assert found(tmp_path) == 6
-    assert prune(tmp_path, 1) == [5]
-    assert names(tmp_path) == {"global_step_6", "global_step_10", "global_step_15", MARKER_NAME}
+@pytest.mark.parametrize("name", ["global_step_x", "step_4", "global_step_4.old"])
+def test_a_path_that_names_no_step_is_refused(name: str, root: str) -> None:
+    with pytest.raises(ValueError, match="not a directory named global_step_N"):
+        open_step(f"{root}/{name}")
 
 
-@pytest.mark.parametrize("marker", [None, "", "five"])
-def test_without_a_readable_marker_all_steps_count(tmp_path: Path, marker: str | None) -> None:
-    save(tmp_path, 5)
-    (tmp_path / MARKER_NAME).unlink()
-    if marker is not None:
-        (tmp_path / MARKER_NAME).write_text(marker)
-    assert found(tmp_path) == 5
+def test_a_state_that_is_no_json_is_refused(root: str) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_trainer_state(root, {"reward": float("nan")})
+    place_of(root).replace(f"{root}/trainer_state.json", b"[]")
+    with pytest.raises(ValueError, match="not a JSON object"):
+        read_trainer_state(root)
+    with pytest.raises(ValueError, match="no checkpoint of this trainer"):
+        read_trainer_state(f"{root}/elsewhere")
 
 
-PRUNING: dict[str, tuple[int, int | None, set[int], list[int]]] = {
-    "keep all": (-1, None, set(), []),
-    "keep two": (2, None, set(), [2, 1]),
-    "the newest always stays": (0, None, set(), [3, 2, 1]),
-    "so does the one resumed from": (1, 2, set(), [3, 1]),
-    "a torn old one goes and does not count": (2, None, {3}, [3, 1]),
-    "a torn newest one does not make the rest superfluous": (1, None, {4}, [2, 1]),
+WRITTEN: dict[str, str] = {
+    "/a/b/": "/a/b",
+    "file:///a/b": "/a/b",
+    "~/ckpts/": str(Path("~/ckpts").expanduser()),
+    "s3://bucket/a/": "s3://bucket/a",
 }
 
 
-@pytest.mark.parametrize("case", PRUNING.values(), ids=PRUNING)
-def test_prune(tmp_path: Path, case: tuple[int, int | None, set[int], list[int]]) -> None:
-    keep, resumed_step, torn, expected = case
-    for step in (1, 2, 3, 4):
-        save(tmp_path, step)
-    for step in torn:
-        (tmp_path / f"global_step_{step}" / "policy" / "shard").write_text("")
-    resumed_from = None if resumed_step is None else tmp_path / "." / f"global_step_{resumed_step}"
-    assert prune(tmp_path, keep, resumed_from=resumed_from) == expected
-    left = {f"global_step_{step}" for step in (1, 2, 3, 4) if step not in expected}
-    assert names(tmp_path) == left | {MARKER_NAME}
+@pytest.mark.parametrize("location", WRITTEN)
+def test_locations_have_one_form(location: str) -> None:
+    assert normal(location) == WRITTEN[location]
 
 
-def test_what_is_not_a_step_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"trainer\.resume_path: .*policy is not a directory named global_step_N"):
-        open_step(tmp_path / "policy")
+@pytest.mark.parametrize("url", ["s3://key:hidden@bucket/a", "s3://hidden@bucket/a", "s3://bucket/a?secret_key=hidden"])
+def test_a_url_with_credentials_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(ValueError, match=r"runtime\.envFrom") as caught:
+        place_of(url)
+    assert "hidden" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "missing"), ("[]", "not a JSON object")])
-def test_a_trainer_state_that_is_none_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
-    if content is not None:
-        (tmp_path / "trainer_state.json").write_text(content)
-    with pytest.raises(ValueError, match=message):
-        read_trainer_state(tmp_path)
-
-
-def test_a_trainer_state_holds_json_only(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Out of range float"):
-        write_trainer_state(tmp_path, {"reward": float("nan")})
+def test_a_url_that_nothing_can_use_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing in this image can use it"):
+        place_of("floppy://a/b")

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
+
 import torch
 
-from rltrain_trainer.data.batch import build_batch, shard_slice
+from rltrain_trainer.data.batch import build_batch
 from rltrain_trainer.rollout.trajectory import Trajectory
 
 PAD = 99
@@ -24,7 +25,8 @@ def trajectory(group: str, prompt: int, response: int, *, environment_tokens: in
 
 
 def example() -> list[Trajectory]:
-    return [trajectory("a", 3, 2), trajectory("a", 1, 4, environment_tokens=1), trajectory("b", 2, 0)]
+    second = replace(trajectory("a", 1, 4, environment_tokens=1), sample=1)
+    return [trajectory("a", 3, 2), second, trajectory("b", 2, 0)]
 
 
 def test_the_layout() -> None:
@@ -41,6 +43,31 @@ def test_the_layout() -> None:
     assert batch.rollout_logprobs.tolist() == [[0, 0, 0, -0.5], [0, -0.5, -1, -1.5], [0, 0, 0, 0]]
     assert batch.group_ids.tolist() == [0, 0, 1]
     assert len(batch) == 3
+    assert batch.trajectory_ids is not None
+    assert batch.trajectory_ids.tolist() == [0, 1, 2]
+
+
+def test_steps_of_one_trajectory_share_its_number() -> None:
+    steps = [
+        replace(trajectory("a", 2, 1), sample=0, is_last_step=False),
+        replace(trajectory("a", 3, 1), sample=0),
+        replace(trajectory("a", 2, 1), sample=1),
+        replace(trajectory("b", 2, 1), sample=0),
+    ]
+    batch = build_batch(steps, PAD)
+    assert batch.trajectory_ids is not None
+    assert batch.is_last_step is not None
+    assert batch.trajectory_ids.tolist() == [0, 0, 1, 2]
+    assert batch.is_last_step.tolist() == [False, True, True, True]
+
+
+def test_rows_by_number() -> None:
+    batch = replace(build_batch(example(), PAD), values=torch.arange(12.0).reshape(3, 4))
+    chosen = batch.rows(torch.tensor([2, 0, 0]))
+    assert chosen.group_ids.tolist() == [1, 0, 0]
+    assert chosen.values is not None
+    assert chosen.values[:, 0].tolist() == [8.0, 0.0, 0.0]
+    assert chosen.trimmed().values.shape == (3, 2)  # type: ignore[union-attr]  # it was there before
 
 
 def test_trimmed_drops_the_columns_that_are_padding_everywhere() -> None:
@@ -52,16 +79,3 @@ def test_trimmed_drops_the_columns_that_are_padding_everywhere() -> None:
     assert first.sequences.tolist() == [[10, 11, 12, 20, 21]]
     assert first.token_rewards.tolist() == [[0, 1]]
     assert first.group_ids.tolist() == [0]
-
-
-def test_shards_concatenate_to_the_batch() -> None:
-    batch = build_batch([trajectory(str(n), 1 + n, 2) for n in range(6)], PAD)
-    batch = batch.with_advantages(torch.rand(6, 2), torch.rand(6, 2)).with_old_logprobs(torch.rand(6, 2))
-    shards = [batch.shard(rank, 3) for rank in range(3)]
-    for name in ("sequences", "group_ids", "advantages", "old_logprobs"):
-        assert torch.equal(torch.cat([getattr(shard, name) for shard in shards]), getattr(batch, name)), name
-
-
-def test_rows_that_cannot_be_dealt_out_evenly_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"7 sequences cannot be dealt out evenly to 2 ranks.*policy_mini_batch_size"):
-        shard_slice(7, 0, 2)

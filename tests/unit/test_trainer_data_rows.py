@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,11 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
-from rltrain_trainer.data.rows import PromptLoader, PromptRow, filter_by_length, load_rows
+from file_server import Files, serving
+from rltrain_trainer.data import sources
+from rltrain_trainer.data.loader import PromptLoader
+from rltrain_trainer.data.rows import Message, PromptRow, filter_by_length, load_rows
+from rltrain_trainer.fetch import hub
 
 RECORDS: list[dict[str, Any]] = [
     {
@@ -32,6 +38,7 @@ def write(path: Path, records: list[Any]) -> str:
     return str(path)
 
 
+@pytest.mark.proves("data.train_data", "data.val_data")
 @pytest.mark.parametrize("suffix", [".parquet", ".json", ".jsonl"])
 def test_the_three_formats_say_the_same(tmp_path: Path, suffix: str) -> None:
     rows = load_rows([write(tmp_path / f"train{suffix}", RECORDS)], default_env_class="other")
@@ -90,12 +97,69 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_rows([str(tmp_path / "gone.parquet")], default_env_class="gsm8k")
 
 
-class WordTokenizer:
-    """One token per word of all messages, and one for the generation prompt."""
+def parquet_of(records: list[Any]) -> bytes:
+    stream = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(records), stream)
+    return stream.getvalue()
 
-    def apply_chat_template(self, messages: list[dict[str, str]], **options: bool) -> list[int]:
-        assert options == {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
-        return [0] * (1 + sum(len(message["content"].split()) for message in messages))
+
+ON_THE_HUB = {
+    "data/train-00000-of-00002.parquet": parquet_of(RECORDS[:2]),
+    "data/train-00001-of-00002.parquet": parquet_of(RECORDS[2:]),
+    "data/test-00000-of-00001.parquet": parquet_of(RECORDS[:1]),
+    "one/validation.jsonl": b"{}",
+    "two/validation.jsonl": b"{}",
+    "training.jsonl": b"{}",  # no split of the name train
+    "README.md": b"# train",
+}
+
+
+@pytest.fixture
+def a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
+    """A hub on this machine that has the dataset owner/name, and an empty cache."""
+    files = Files(dict(ON_THE_HUB))
+    monkeypatch.setenv(sources.CACHE_VARIABLE, str(tmp_path / "cache"))
+    with serving(files) as address:
+        monkeypatch.setattr(hub, "ENDPOINT", address)
+        yield files
+
+
+SPLITS = {"owner/name": ["0", "1", "2"], "owner/name:train": ["0", "1", "2"], "owner/name:test": ["0"]}
+
+
+@pytest.mark.parametrize(("name", "uids"), SPLITS.items(), ids=SPLITS)
+def test_a_dataset_of_a_hub_is_read_by_its_name_and_split(a_hub: Files, name: str, uids: list[str]) -> None:
+    rows = load_rows([name], default_env_class="other")
+    assert [row.uid for row in rows] == uids
+    assert rows[-1].extras["extra_info"] == {"index": len(uids) - 1}
+    asked = len(a_hub.requests)
+    load_rows([name], default_env_class="other")
+    assert not any("/resolve/" in path for _, path, _ in a_hub.requests[asked:])  # from the cache
+
+
+NOT_ON_THE_HUB = {
+    "no such split": ("owner/name:dev", "none of its files is named after the split 'dev'|has no files"),
+    "a split in two folders": ("owner/name:validation", r"in several folders \(one, two\)"),
+    "no such dataset": ("owner/other", "owner/other: the dataset cannot be had from the hub .* by an initializer"),
+}
+
+
+@pytest.mark.parametrize(("name", "message"), NOT_ON_THE_HUB.values(), ids=NOT_ON_THE_HUB)
+def test_what_a_hub_has_not_is_said(a_hub: Files, name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_rows([name], default_env_class="other")
+
+
+def test_without_a_network_a_dataset_of_a_hub_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(sources.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ValueError, match="owner/name:test: the dataset cannot be had from the hub"):
+        load_rows(["owner/name:test"], default_env_class="other")
+
+
+def words_of(messages: Sequence[Message]) -> list[int]:
+    """One token per word of all messages, and one for the generation prompt."""
+    return [0] * (1 + sum(len(message["content"].split()) for message in messages))
 
 
 def rows_of(count: int) -> list[PromptRow]:
@@ -103,7 +167,7 @@ def rows_of(count: int) -> list[PromptRow]:
 
 
 def test_long_prompts_are_left_out() -> None:
-    kept = filter_by_length(rows_of(6), WordTokenizer(), 4)  # type: ignore[arg-type]
+    kept = filter_by_length(rows_of(6), words_of, 4)
     assert [row.uid for row in kept] == ["0", "1", "2", "3"]
 
 

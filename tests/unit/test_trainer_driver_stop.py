@@ -9,8 +9,10 @@ import aiohttp
 import pytest
 
 from rltrain_api import names
+from rltrain_api.config import TrainerConfig
 from rltrain_api.wire import CheckpointStatus, DriverPhase, DriverStatus, JobReference, RunDocument, StopRequest
-from rltrain_trainer.driver.__main__ import MAX_LOG_BYTES, STOPPED_EARLY, drive, keep_log, linger, until_stopped
+from rltrain_trainer.driver.__main__ import STOPPED_EARLY, drive, linger, until_stopped
+from rltrain_trainer.tracking.logs import MAX_LOG_BYTES, keep_log, log_directory
 from rltrain_trainer.tracking.run_state import RunState
 
 
@@ -64,10 +66,23 @@ async def test_a_start_is_not_waited_for() -> None:
     await until_stopped(never(), state)
 
 
-def test_the_log_is_kept_beside_the_checkpoints_within_its_bound(tmp_path: Path) -> None:
+DIRECTORIES = {
+    "beside the checkpoints": ({"ckpt_path": "/c/job"}, "/c/job/logs"),
+    "where it is asked for": ({"ckpt_path": "/c/job", "log_path": "/data/logs"}, "/data/logs"),
+    "not in an object store": ({"ckpt_path": "s3://bucket/job"}, "/tmp/skyrl-logs"),
+}
+
+
+@pytest.mark.proves("trainer.log_path")
+@pytest.mark.parametrize(("settings", "directory"), DIRECTORIES.values(), ids=DIRECTORIES)
+def test_where_logs_are_kept(settings: dict[str, str], directory: str) -> None:
+    assert log_directory(TrainerConfig.model_validate(settings)) == Path(directory)
+
+
+def test_the_log_is_kept_within_its_bound(tmp_path: Path) -> None:
     root, before = logging.getLogger(), list(logging.getLogger().handlers)
     try:
-        keep_log(str(tmp_path / "run"), 3)
+        keep_log(tmp_path / "run" / "logs", "driver-3")
         for _ in range(50):
             logging.getLogger("rltrain.driver").warning("x" * (MAX_LOG_BYTES // 20))
         logging.getLogger("rltrain.driver").error("the last words")

@@ -15,13 +15,13 @@ import pytest
 from huggingface_hub import constants
 
 from file_server import COMMIT, Files, serving
+from object_server import Objects, credentials, object_server
 from rltrain_api.fetching import EXIT_FINAL
 from rltrain_trainer.fetch import hub
 from rltrain_trainer.fetch.errors import FetchError
 from rltrain_trainer.fetch.records import KEPT_DIRECTORY, Request
 from rltrain_trainer.fetch.run import fetch
 from rltrain_trainer.fetch.sizes import shown
-from rltrain_trainer.fetch.stores import StoredObjects
 from rltrain_trainer.fetch.web import WebFile
 
 CONTENT = os.urandom(3_000_000)
@@ -365,23 +365,65 @@ def test_a_directory_that_is_not_there_or_empty(tmp_path: Path, target: Path) ->
         assert caught.value.final
 
 
-def test_a_store_whose_package_the_image_lacks_is_refused_by_name(target: Path) -> None:
-    with pytest.raises(FetchError, match="this image has no s3fs") as caught:
-        fetch(Request("dataset", "s3://bucket/data", target))
-    assert caught.value.final
+@pytest.fixture
+def objects(monkeypatch: pytest.MonkeyPatch) -> Iterator[Objects]:
+    with object_server() as objects:
+        for name, value in credentials(objects).items():
+            monkeypatch.setenv(name, value)
+        objects.content = {"bucket/data/a.parquet": b"a" * 10, "bucket/data/deep/b.parquet": CONTENT, "bucket/x": b""}
+        yield objects
 
 
-def test_objects_of_a_store(target: Path) -> None:
-    """fsspec's store in memory stands in for s3:// and gs://, which have the same interface."""
+def stored(source: str, target: Path, sha256: str | None = None) -> Request:
+    return Request("dataset", source, target, sha256)
+
+
+@pytest.mark.parametrize("source", ["s3://bucket/data", "s3://bucket/data/"])
+def test_objects_below_a_prefix(source: str, objects: Objects, target: Path) -> None:
+    request = stored(source, target)
+    assert fetch(request).fetched
+    assert names_in(target) == ["a.parquet", "deep"]
+    assert (target / "deep" / "b.parquet").read_bytes() == CONTENT
+    assert not fetch(request).fetched
+    objects.content["bucket/data/c.parquet"] = b"c"
+    objects.requests.clear()
+    assert fetch(request).fetched
+    asked = {request for request in objects.requests if request.startswith("GET /bucket/data/")}
+    assert asked == {"GET /bucket/data/c.parquet"}, "what is there is not fetched again"
+
+
+def test_one_object_with_its_digest(objects: Objects, target: Path) -> None:
+    fetch(stored("s3://bucket/data/deep/b.parquet", target, DIGEST))
+    assert names_in(target) == ["b.parquet"]
+    with pytest.raises(FetchError, match="is not the one file with SHA-256"):
+        fetch(stored("s3://bucket/data/a.parquet", target / "other", DIGEST))
+
+
+# What is asked for, what the store refuses, what is said, and whether trying again cannot help.
+STORE_FAILURES: dict[str, tuple[str, str | None, str, bool]] = {
+    "nothing there": ("s3://bucket/other", None, "holds nothing", True),
+    "no access": ("s3://bucket/data", "list-type", r"runtime\.envFrom", True),
+    "credentials in the address": ("s3://key:word@bucket/data", None, r"runtime\.envFrom", True),
+    "a scheme of nobody": ("floppy://bucket/data", None, "nothing in this image can use it", True),
+}
+
+
+@pytest.mark.parametrize("case", STORE_FAILURES)
+def test_what_a_store_cannot_give(case: str, objects: Objects, target: Path) -> None:
+    source, refused, words, final = STORE_FAILURES[case]
+    objects.refuse = refused
+    with pytest.raises(FetchError, match=words) as caught:
+        fetch(stored(source, target))
+    assert caught.value.final is final
+    assert "word" not in str(caught.value)
+
+
+def test_objects_of_a_store_that_fsspec_knows(target: Path) -> None:
     store = fsspec.filesystem("memory")
     store.pipe({"/bucket/data/a.parquet": b"a" * 10, "/bucket/data/deep/b.parquet": b"b" * 20})
-    request = Request("dataset", "memory://bucket/data", target)
-    assert fetch(request, StoredObjects(request)).fetched
-    assert (target / "deep" / "b.parquet").read_bytes() == b"b" * 20
-    assert not fetch(request, StoredObjects(request)).fetched
-    nothing = Request("dataset", "memory://bucket/other", target)
-    with pytest.raises(FetchError, match=r"holds nothing|is not there"):
-        fetch(nothing, StoredObjects(nothing))
+    fetch(stored("memory://bucket/data", target))
+    assert names_in(target) == ["a.parquet", "deep"]
+    store.store.clear()
 
 
 # --- volumes --------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,8 +10,18 @@ import torch
 from rltrain_api.config import SkyRLTrainConfig
 from rltrain_trainer.algorithms.reductions import loss_weights
 from rltrain_trainer.data.batch import TrainBatch
+from rltrain_trainer.driver.rank_pools import rank_pools
 from rltrain_trainer.fsdp.metrics import batch_metrics
-from rltrain_trainer.fsdp.minibatches import deal, needs_old_logprobs, optimizer_steps_per_batch
+from rltrain_trainer.fsdp.minibatches import (
+    deal,
+    mini_batches,
+    needs_critic,
+    needs_old_logprobs,
+    needs_reference,
+    optimizer_steps_per_batch,
+    reference_is_the_policy,
+)
+from rltrain_trainer.fsdp.packing import plan_micro_batches, shares
 
 ROWS, RESPONSE = 24, 5
 
@@ -41,36 +53,152 @@ def test_shares_of_a_mini_batch_are_the_same_rows_and_weights_for_any_number_of_
 ) -> None:
     batch = make_batch()
     config = make_config(algorithm={"loss_reduction": reduction})
-    dealt = [deal(batch, config, rank=rank, world_size=world_size) for rank in range(world_size)]
-    for number, shares in enumerate(zip(*dealt, strict=True)):
+    dealt = [deal(batch, config, rank=rank, ranks=world_size, prompts=3) for rank in range(world_size)]
+    for number, of_ranks in enumerate(zip(*dealt, strict=True)):
         rows = batch.rows(slice(12 * number, 12 * number + 12))
-        assert torch.equal(torch.cat([share.batch.sequences for share in shares]), rows.sequences)
-        weights = torch.cat([share.policy_weights for share in shares])
+        assert torch.equal(torch.cat([share.batch.sequences for share in of_ranks]), rows.sequences)
+        weights = torch.cat([share.policy_weights for share in of_ranks])
         assert torch.equal(weights, loss_weights(rows.loss_mask, reduction))
         assert torch.equal(
-            torch.cat([share.token_weights for share in shares]), loss_weights(rows.loss_mask, "token_mean")
+            torch.cat([share.token_weights for share in of_ranks]), loss_weights(rows.loss_mask, "token_mean")
         )
         assert torch.equal(
-            torch.cat([share.sequence_weights for share in shares]), loss_weights(rows.loss_mask, "sequence_mean")
+            torch.cat([share.sequence_weights for share in of_ranks]), loss_weights(rows.loss_mask, "sequence_mean")
         )
 
 
 def test_micro_batches_carry_all_weight_of_their_share() -> None:
-    share = deal(make_batch(), make_config(), rank=1, world_size=2)[0]
-    micros = [share.with_reference(torch.ones(6, RESPONSE)).micro_batch(slice(n, n + 1)) for n in range(len(share))]
+    share = deal(make_batch(), make_config(use_sample_packing=False), rank=1, ranks=2, prompts=3)[0]
+    micros = list(share.micro_batches())
+    assert len(micros) == len(share)
     assert torch.stack([micro.policy_weights.sum() for micro in micros]).sum() == pytest.approx(
         share.policy_weights.sum().item()
     )
     for micro in micros:
         widths = {micro.batch.response_length, micro.policy_weights.shape[1], micro.token_weights.shape[1]}
-        assert micro.reference_logprobs is not None
-        assert widths == {micro.reference_logprobs.shape[1]}
+        assert len(widths) == 1
     assert min(micro.batch.response_length for micro in micros) < RESPONSE
 
 
-def test_a_mini_batch_that_cannot_be_dealt_out_evenly_is_refused() -> None:
-    with pytest.raises(ValueError, match="12 sequences cannot be dealt out evenly to 5 ranks"):
-        deal(make_batch(), make_config(), rank=0, world_size=5)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_mini_batch_that_does_not_divide_is_dealt_out_with_all_its_weight(packed: bool) -> None:
+    """Thirteen rows on five ranks, and one on five: everybody has as many micro-batches, and nothing counts twice."""
+    config = make_config(use_sample_packing=packed, micro_train_batch_size_per_gpu=2)
+    for rows in (13, 1):
+        batch = make_batch(rows)
+        of_ranks = [deal(batch, config, rank=rank, ranks=5, prompts=4)[0] for rank in range(5)]
+        micros = [list(share.micro_batches()) for share in of_ranks]
+        assert len({len(each) for each in micros}) == 1
+        every = [micro for each in micros for micro in each]
+        assert all(len(micro) for micro in every)
+        trained = batch.loss_mask.sum()
+        assert sum(micro.batch.loss_mask.sum() for micro in every) == trained
+        assert sum(micro.token_weights.sum().item() for micro in every) == pytest.approx(float(trained > 0))
+
+
+def test_a_mini_batch_of_steps_has_whole_trajectories() -> None:
+    steps = [1, 3, 2, 1, 1, 2, 2, 1, 4, 1]  # of each trajectory
+    ids = torch.repeat_interleave(torch.arange(len(steps)), torch.tensor(steps))
+    batch = replace(make_batch(len(ids)), trajectory_ids=ids)
+    found = mini_batches(batch, make_config(), prompts=1)
+    assert [len(batch.rows(rows)) for rows in found] == [7, 6, 5]
+    assert [ids[rows].unique().tolist() for rows in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+PLANS: dict[str, tuple[list[int], int, dict[str, Any], list[list[list[int]]]]] = {
+    "by count": ([5, 5, 5, 5, 5], 1, {"rows": 2, "packed": False}, [[[0, 1], [2, 3], [4]]]),
+    "by tokens": ([8, 2, 3, 5, 3], 1, {"rows": 1, "packed": True}, [[[0], [1, 4], [2, 3]]]),
+    "as many on every rank": ([8, 8, 2, 2], 2, {"rows": 1, "packed": True}, [[[0], [1]], [[2], [3]]]),
+    "more ranks than rows": ([4], 2, {"rows": 1, "packed": True}, [[[]], [[0]]]),
+    "a rank with one row less": ([1, 1, 1], 2, {"rows": 1, "packed": False}, [[[0], []], [[1], [2]]]),
+}
+
+
+@pytest.mark.proves("trainer.use_sample_packing", "trainer.micro_train_batch_size_per_gpu")
+@pytest.mark.parametrize("case", PLANS.values(), ids=PLANS)
+def test_micro_batches_are_planned(case: tuple[list[int], int, dict[str, Any], list[list[list[int]]]]) -> None:
+    lengths, ranks, settings, expected = case
+    assert plan_micro_batches(lengths, shares(len(lengths), ranks), **settings) == expected
+
+
+def test_packed_micro_batches_keep_the_budget_and_waste_little() -> None:
+    lengths = torch.randint(1, 100, (500,), generator=torch.Generator().manual_seed(3)).tolist()
+    (plan,) = plan_micro_batches(lengths, shares(500, 1), rows=4, packed=True)
+    budget = 4 * max(lengths)
+    assert sorted(row for rows in plan for row in rows) == list(range(500))
+    assert all(sum(lengths[row] for row in rows) <= budget for rows in plan)
+    assert len(plan) <= math.ceil(sum(lengths) / budget) + 1
+
+
+REFERENCES: dict[str, tuple[dict[str, Any], bool]] = {
+    "a whole model is trained": ({}, False),
+    "adapters on the same model": ({"policy": {"model": {"path": "/m", "lora": {"rank": 8}}}}, True),
+    "adapters on another model": (
+        {"policy": {"model": {"path": "/m", "lora": {"rank": 8}}}, "ref": {"model": {"path": "/other"}}},
+        False,
+    ),
+    "a reference that changes": (
+        {"policy": {"model": {"path": "/m", "lora": {"rank": 8}}}, "update_ref_every_epoch": True},
+        False,
+    ),
+    "a reference on GPUs of its own": (
+        {
+            "policy": {"model": {"path": "/m", "lora": {"rank": 8}}},
+            "placement": {"colocate_policy_ref": False, "colocate_all": False},
+        },
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFERENCES.values(), ids=REFERENCES)
+def test_no_second_model_is_loaded_where_the_policy_without_adapters_is_the_reference(
+    case: tuple[dict[str, Any], bool],
+) -> None:
+    trainer, without = case
+    config = make_config(**({"ref": {"model": {"path": "/m"}}} | trainer))
+    assert reference_is_the_policy(config) is without
+    assert needs_reference(config)
+    assert not needs_critic(config)
+    on_policys = rank_pools(config)[0]
+    assert ("reference" in on_policys.models) is (not without and len(rank_pools(config)) == 1)
+
+
+POOLS: dict[str, tuple[dict[str, Any], list[tuple[str, int, tuple[str, ...]]]]] = {
+    "everything on the policy's GPUs": (
+        {"critic": {"model": {"path": "/m"}}, "placement": {"colocate_all": True, "policy_num_gpus_per_node": 2}},
+        [("trainer", 2, ("policy", "reference", "critic"))],
+    ),
+    "the critic on its own": (
+        {"critic": {"model": {"path": "/m"}}, "placement": {"colocate_all": False, "critic_num_nodes": 3}},
+        [("trainer", 1, ("policy", "reference")), ("critic", 3, ("critic",))],
+    ),
+    "the reference on its own": (
+        {"placement": {"colocate_all": False, "colocate_policy_ref": False, "ref_num_gpus_per_node": 2}},
+        [("trainer", 1, ("policy",)), ("reference", 2, ("reference",))],
+    ),
+    "no reference": (
+        {"algorithm": {"use_kl_loss": False}, "placement": {"colocate_all": False, "policy_num_nodes": 2}},
+        [("trainer", 2, ("policy",))],
+    ),
+}
+
+
+@pytest.mark.proves(
+    "trainer.placement.colocate_policy_ref",
+    "trainer.placement.policy_num_nodes",
+    "trainer.placement.policy_num_gpus_per_node",
+    "trainer.placement.critic_num_nodes",
+    "trainer.placement.critic_num_gpus_per_node",
+    "trainer.placement.ref_num_nodes",
+    "trainer.placement.ref_num_gpus_per_node",
+)
+@pytest.mark.parametrize("case", POOLS.values(), ids=POOLS)
+def test_models_have_the_ranks_that_the_placement_gives_them(
+    case: tuple[dict[str, Any], list[tuple[str, int, tuple[str, ...]]]],
+) -> None:
+    trainer, expected = case
+    assert [(pool.resource, pool.ranks, pool.models) for pool in rank_pools(make_config(**trainer))] == expected
 
 
 STEPS = {

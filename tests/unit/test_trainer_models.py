@@ -18,7 +18,11 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from rltrain_trainer.models.load import load_causal_lm, load_tokenizer
+from rltrain_api.config import ChatTemplateConfig
+from rltrain_trainer.models.attention import AttentionSettings
+from rltrain_trainer.models.body import blocks_of
+from rltrain_trainer.models.layout import lay_out
+from rltrain_trainer.models.load import ModelOverrides, load_causal_lm, load_tokenizer
 from rltrain_trainer.models.logprobs import token_scores
 from rltrain_trainer.models.scored import ScoredCausalLM
 
@@ -140,7 +144,8 @@ def test_responses_are_scored_as_if_each_sequence_were_alone() -> None:
     lengths = torch.tensor([p + r for p, r in zip(prompts, responses, strict=True)])
     attention_mask = torch.arange(total, 0, -1) <= lengths[:, None]
     response_mask = torch.arange(5, 0, -1) <= torch.tensor(responses)[:, None]
-    logprobs, entropy = ScoredCausalLM(model)(sequences, attention_mask, response_mask, 0.8)
+    scored = ScoredCausalLM(qwen(torch.float64))
+    logprobs, entropy = scored(sequences, attention_mask, response_mask, 0.8)
     for row, (length, response) in enumerate(zip(lengths.tolist(), responses, strict=True)):
         tokens = sequences[row, -length:]
         logits = model(tokens[None]).logits[0, -response - 1 : -1] / 0.8
@@ -176,7 +181,11 @@ def test_a_model_that_changes_its_logits_is_refused() -> None:
 
 
 def test_the_blocks_are_the_decoder_layers() -> None:
-    assert [type(block).__name__ for block in ScoredCausalLM(qwen()).blocks] == ["Qwen2DecoderLayer"] * 2
+    body = qwen().base_model
+    assert [type(block).__name__ for block in blocks_of(body)] == ["Qwen2DecoderLayer"] * 2
+    assert [type(block).__name__ for block in blocks_of(body, ["Qwen2MLP"])] == ["Qwen2MLP"] * 2
+    with pytest.raises(ValueError, match=r"has no module of class LlamaDecoderLayer; it has .*Qwen2DecoderLayer"):
+        blocks_of(body, ["LlamaDecoderLayer"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -222,3 +231,129 @@ def test_a_path_without_a_model_is_refused(tmp_path: Path, load: Callable[[str],
         load(str(tmp_path / "missing"))
     with pytest.raises(ValueError, match=r"it cannot be loaded \("):
         load(str(tmp_path))
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "full attention": {},
+    "grouped heads": {"num_key_value_heads": 1},
+    "a sliding window": {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 0},
+}
+# Of similar length, computed side by side; one much longer than the others, computed one after the other.
+LENGTHS = {"similar": [5, 7, 6], "uneven": [3, 3, 3, 24]}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_sequences_of_one_batch_do_not_see_each_other(form: dict[str, Any], lengths: list[int], packed: bool) -> None:
+    def model() -> Qwen2ForCausalLM:
+        torch.manual_seed(0)
+        shape = SHAPE | {"initializer_range": 0.3} | form
+        return Qwen2ForCausalLM(Qwen2Config(**shape)).double()
+
+    total, generator = max(lengths), torch.Generator().manual_seed(4)
+    sequences = torch.randint(0, 64, (len(lengths), total), generator=generator)
+    attention_mask = torch.arange(total, 0, -1) <= torch.tensor(lengths)[:, None]
+    response_mask = attention_mask[:, 1:] & (torch.arange(total - 1, 0, -1) <= 2)
+    scored = ScoredCausalLM(model(), AttentionSettings(packed=packed))
+    logprobs, _ = scored(sequences, attention_mask, response_mask, 1.0)
+    logprobs.sum().backward()
+    plain = model()
+    expected = torch.zeros_like(logprobs)
+    for row, length in enumerate(lengths):
+        tokens = sequences[row, -length:]
+        scores = plain(tokens[None]).logits[0, -3:-1].log_softmax(-1).gather(-1, tokens[-2:, None])[:, 0]
+        scores.sum().backward()
+        expected[row, -2:] = scores.detach()
+    torch.testing.assert_close(logprobs, expected)
+    for ours, wanted in zip(scored.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, wanted.grad)
+
+
+def test_packed_tokens_lie_end_to_end() -> None:
+    sequences = torch.tensor([[0, 0, 11, 12, 13], [21, 22, 23, 24, 25]])
+    attention_mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    response_mask = torch.tensor([[0, 0, 1], [1, 1, 1]], dtype=torch.bool)
+    packed = lay_out(sequences, attention_mask, response_mask, packed=True, multiple=5)
+    assert packed.tokens.tolist() == [[11, 12, 13, 21, 22, 23, 24, 25, 0, 0]]
+    assert packed.position_ids.tolist()[0][:8] == [0, 1, 2, 0, 1, 2, 3, 4]
+    assert packed.targets[packed.scored].tolist() == [13, 23, 24, 25]
+    assert packed.lengths == (3, 5, 2)
+    assert packed.offsets().tolist() == [0, 3, 8, 10]
+    padded = lay_out(sequences, attention_mask, response_mask, packed=False, multiple=2)
+    assert padded.tokens.shape == (2, 6)
+    assert padded.tokens[0, :3].tolist() == [11, 12, 13]
+    assert padded.targets[padded.scored].tolist() == [13, 23, 24, 25]
+    assert padded.placed(torch.tensor([1.0, 2.0, 3.0, 4.0]), response_mask).tolist() == [[0, 0, 1], [2, 3, 4]]
+
+
+@pytest.mark.proves("trainer.policy.use_torch_compile")
+def test_the_compiled_computation_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda work, **how: compile_(work, backend="eager", **how))  # seconds faster
+    hidden, weight, targets = scores_case(torch.float64)
+    outcomes = []
+    for compiled in (True, False):
+        scores = token_scores(hidden, weight, targets, temperature=0.7, chunk_elements=33, compiled=compiled)
+        outcomes.append((*scores, *torch.autograd.grad(torch.stack(scores).square().sum(), (hidden, weight))))
+    for ours, expected in zip(*outcomes, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2
+
+
+OVERRIDES: dict[str, tuple[ModelOverrides, dict[str, Any]]] = {
+    "a setting": (ModelOverrides({"attention_dropout": 0.25}), {}),
+    "base of rotary embeddings": (ModelOverrides(rope_theta=5e5), {"rope_theta": 5e5, "rope_type": "default"}),
+    "scaling of rotary embeddings": (
+        ModelOverrides(rope_scaling={"type": "linear", "factor": 2.0}),
+        {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0},
+    ),
+    "the same by the model's settings": (
+        ModelOverrides({"rope_theta": 3e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
+        {"rope_theta": 3e5, "rope_type": "linear", "factor": 2.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OVERRIDES.values(), ids=OVERRIDES)
+def test_a_models_configuration_is_overridden(tmp_path: Path, case: tuple[ModelOverrides, dict[str, Any]]) -> None:
+    qwen().save_pretrained(tmp_path)
+    overrides, rope = case
+    model = load_causal_lm(str(tmp_path), torch.float32, overrides)
+    assert {name: model.config.rope_parameters[name] for name in rope} == rope
+    assert model.config.attention_dropout == overrides.settings.get("attention_dropout", 0.0)
+    own = load_causal_lm(str(tmp_path), torch.float32)
+    tokens = torch.arange(12)[None]
+    changed = not torch.allclose(model.eval()(tokens).logits, own.eval()(tokens).logits, atol=1e-6)
+    assert changed is bool(rope)
+
+
+CONTRADICTIONS: dict[str, tuple[ModelOverrides, str]] = {
+    "an unknown setting": (ModelOverrides({"hidden_droput": 0.1}), r"Qwen2Config\) has not: hidden_droput"),
+    "a type of numbers": (ModelOverrides({"dtype": "float16"}), r"dtype is decided by trainer\.bf16"),
+    "rotary embeddings said twice": (ModelOverrides({"rope_theta": 3e5}, rope_theta=1e4), "both say how rotary"),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_overrides_that_cannot_be_are_refused(tmp_path: Path, case: tuple[ModelOverrides, str]) -> None:
+    qwen().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=case[1]):
+        load_causal_lm(str(tmp_path), torch.float32, case[0])
+
+
+def test_a_chat_template_comes_from_a_file_or_by_its_name(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path, eos_token="<eos>")
+    file = tmp_path / "mine.jinja"
+    file.write_text("{{ messages[0].content }}!")
+    path = str(tmp_path)
+    assert load_tokenizer(path, ChatTemplateConfig()).chat_template is None
+    by_file = load_tokenizer(path, ChatTemplateConfig(source="file", name_or_path=str(file)))
+    assert by_file.chat_template == "{{ messages[0].content }}!"
+    by_file.chat_template = {"default": "one", "tool_use": "two"}
+    by_file.save_pretrained(tmp_path)
+    assert load_tokenizer(path, ChatTemplateConfig(name_or_path="tool_use")).chat_template == "two"
+    with pytest.raises(ValueError, match=r"has no chat template other \(it has: default, tool_use\)"):
+        load_tokenizer(path, ChatTemplateConfig(name_or_path="other"))
+    with pytest.raises(ValueError, match=r"missing\.jinja cannot be read"):
+        load_tokenizer(path, ChatTemplateConfig(source="file", name_or_path=str(tmp_path / "missing.jinja")))

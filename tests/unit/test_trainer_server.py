@@ -24,7 +24,14 @@ async def client(state: RunState) -> AsyncIterator[TestClient]:
         yield client
 
 
-ROUTES = [("GET", "/status"), ("GET", "/history"), ("GET", "/metrics"), ("POST", "/checkpoint"), ("POST", "/stop")]
+ROUTES = [
+    ("GET", "/status"),
+    ("GET", "/history"),
+    ("GET", "/metrics"),
+    ("POST", "/checkpoint"),
+    ("POST", "/stop"),
+    ("PUT", "/engines"),
+]
 BAD_HEADERS = {
     "none": {},
     "empty": {"Authorization": ""},
@@ -99,3 +106,36 @@ async def test_a_checkpoint_request_has_a_name_and_is_met_once(client: TestClien
     status = DriverStatus.model_validate_json(await (await client.get("/status", headers=AUTHORIZED)).read())
     assert status.saved_request == "monday"
     assert (await client.post("/checkpoint", headers=AUTHORIZED, data=b"[]")).status == 400
+
+
+NUMBERS = {
+    "more": (b'{"desired": 5}', 202, 5),
+    "what there is": (b'{"desired": 2}', 202, 2),
+    "none": (b'{"desired": 0}', 400, 2),
+    "not a number": (b'{"desired": "all"}', 400, 2),
+    "nothing said": (b"", 400, 2),
+}
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+async def test_the_number_of_engines(client: TestClient, state: RunState, case: str) -> None:
+    body, code, wanted = NUMBERS[case]
+    told: list[int] = []
+    state.want_engines(2)
+    state.keep_engines(told.append)
+    response = await client.put("/engines", data=body, headers=AUTHORIZED)
+    assert response.status == code
+    assert told == ([2, wanted] if code == 202 else [2])
+    status = DriverStatus.model_validate_json(await (await client.get("/status", headers=AUTHORIZED)).read())
+    assert status.engines_wanted == wanted
+
+
+async def test_engines_that_are_wanted_before_they_are_kept_are_not_forgotten(
+    client: TestClient, state: RunState
+) -> None:
+    assert (await client.put("/engines", data=b'{"desired": 3}', headers=AUTHORIZED)).status == 409
+    state.want_engines(2)
+    assert (await client.put("/engines", data=b'{"desired": 3}', headers=AUTHORIZED)).status == 202
+    told: list[int] = []
+    state.keep_engines(told.append)
+    assert told == [3]

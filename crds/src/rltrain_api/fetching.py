@@ -19,8 +19,7 @@ SCRIPT_DIRECTORY = "/rltrain-script"
 
 HUB_SCHEME = "hf"
 WEB_SCHEMES = ("https", "http")
-# Scheme and the Python package that knows it; the trainer's image has neither.
-OBJECT_STORES = {"s3": "s3fs", "gs": "gcsfs"}
+OBJECT_STORES = ("s3", "gs", "abfs", "abfss")
 SCHEMES = (HUB_SCHEME, *WEB_SCHEMES, *OBJECT_STORES)
 
 Kind = Literal["dataset", "model"]

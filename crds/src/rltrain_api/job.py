@@ -72,7 +72,8 @@ class Spec(SpecModel):
         default=UpdatePolicy.RESTART_FROM_CHECKPOINT,
         strict=False,
         description="What an edit of a job with a cluster does. RestartFromCheckpoint: the run is saved, stopped and "
-        "goes on as edited, on a new cluster where other pods are asked for. Reject: the run goes on as it began.",
+        "goes on as edited, on a new cluster where other pods are asked for. Reject: the run goes on as it began. The "
+        "number of engines alone changes while the run goes on, where engines have pods of their own.",
     )
     stop_grace_period_seconds: Seconds = Field(
         default=120,

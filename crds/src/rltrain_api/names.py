@@ -88,6 +88,11 @@ def disruption_budget_name(job: str) -> str:
     return job
 
 
+def network_policy_name(job: str) -> str:
+    """The NetworkPolicy that keeps a job's ports to itself and to the operator."""
+    return job
+
+
 def initializer_name(job: str, initializer: str) -> str:
     """The batch Job that runs one initializer."""
     return f"{job}-init-{initializer}"

@@ -33,9 +33,11 @@ from rltrain_api.spec.storage import CONFIG_KEY_PATTERN, SHA256_PATTERN
 
 _CONFIG_PATH = "spec.config"
 _SHOWN_VALUE_LENGTH = 80
-# The one field that may hold values of two types.
-_UNION_FIELD = "reshard_after_forward"
-_UNION_REMEDY = "must be true, false or an integer of at least 1"
+# The fields that may hold values of two types, and what those are.
+_UNIONS = {
+    "reshard_after_forward": "must be true, false or an integer of at least 1",
+    "logger": "must be one of wandb, mlflow, swanlab, tensorboard, console, or a list of these",
+}
 
 _RANGE_ERRORS = frozenset(
     {
@@ -159,9 +161,10 @@ def field_errors(error: ValidationError) -> list[FieldError]:
 
 def _field_error(details: ErrorDetails) -> FieldError:
     location, kind = details["loc"], details["type"]
-    if _UNION_FIELD in location[:-1]:  # pydantic ends the path with the name of the union's member that it tried
-        path = dotted(location[:-1])
-        return FieldError(path, ErrorCode.WRONG_TYPE, f"{_UNION_REMEDY}; got {_shown(details)}")
+    union = next((index for index, part in enumerate(location[:-1]) if part in _UNIONS), None)
+    if union is not None:  # pydantic ends the path with the name of the union's member that it tried
+        path, remedy = dotted(location[: union + 1]), _UNIONS[str(location[union])]
+        return FieldError(path, ErrorCode.WRONG_TYPE, f"{remedy}; got {_shown(details)}")
     path = dotted(location)
     if kind == "missing":
         return FieldError(path, ErrorCode.REQUIRED, "is required and missing; add it")

@@ -12,7 +12,14 @@ from typing import Any
 
 from rltrain_api import names
 from rltrain_api.config import GeneratorConfig, SamplingParams, SkyRLTrainConfig, TrainerConfig
+from rltrain_api.env import pod_environment
 from rltrain_api.job import RLTrainingJob
+
+# Variables that stand for a field of trainer.fully_async where nobody has set it.
+_COUNTS = {
+    "SKYRL_ASYNC_MAX_STALENESS": "max_staleness_steps",
+    "SKYRL_ASYNC_GENERATION_WORKERS": "num_parallel_generation_workers",
+}
 
 
 def resolve(config: SkyRLTrainConfig) -> SkyRLTrainConfig:
@@ -31,7 +38,7 @@ def resolve(config: SkyRLTrainConfig) -> SkyRLTrainConfig:
 
 def resolved_document(job: RLTrainingJob) -> dict[str, Any]:
     """The resolved configuration as plain data, SkyRL's keys in declared order: what is recorded and what runs."""
-    return resolve(_begun(job)).model_dump(mode="json")
+    return resolve(_said_by_variables(job, _begun(job))).model_dump(mode="json")
 
 
 def document_hash(document: dict[str, Any]) -> str:
@@ -45,8 +52,31 @@ def _begun(job: RLTrainingJob) -> SkyRLTrainConfig:
     config, origin = job.spec.config, job.spec.storage.checkpoints.resume_from
     if origin is None:
         return config
-    path = f"{names.RESUME_MOUNT_PATH}/{origin.path or origin.job}/global_step_{origin.step}"
+    directory = origin.url or f"{names.RESUME_MOUNT_PATH}/{origin.path or origin.job}"
+    path = f"{directory.rstrip('/')}/global_step_{origin.step}"
     trainer = config.trainer.model_copy(update={"resume_mode": "from_path", "resume_path": path})
+    return config.model_copy(update={"trainer": trainer})
+
+
+def _said_by_variables(job: RLTrainingJob, config: SkyRLTrainConfig) -> SkyRLTrainConfig:
+    """The configuration with what variables of SkyRL's environment say of fields that nobody has set.
+
+    SKYRL_DISABLE_WANDB: trainer.logger; SKYRL_ASYNC_MAX_STALENESS and SKYRL_ASYNC_GENERATION_WORKERS: fields of
+    trainer.fully_async. Values that cannot be used are left, and the environment's own check warns of them. Upstream's
+    trainer does not read them, and gets the fields as they are.
+    """
+    if job.spec.runtime.trainer != "builtin":
+        return config
+    variables, trainer = dict(pod_environment(job)), config.trainer
+    if variables.get("SKYRL_DISABLE_WANDB") == "1" and "logger" not in trainer.model_fields_set:
+        trainer = trainer.model_copy(update={"logger": "console"})
+    counts = {
+        field: int(variables[name])
+        for name, field in _COUNTS.items()
+        if variables.get(name, "").isdecimal() and field not in trainer.fully_async.model_fields_set
+    }
+    if counts:
+        trainer = trainer.model_copy(update={"fully_async": trainer.fully_async.model_copy(update=counts)})
     return config.model_copy(update={"trainer": trainer})
 
 

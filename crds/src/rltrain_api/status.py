@@ -140,6 +140,9 @@ class ResolvedConfigReference(StatusModel):
     spec_hash: Annotated[str, Field(max_length=64)] | None = Field(
         default=None, description="Fingerprint of the spec as it was written, without the policies that apply at once."
     )
+    engines: int | None = Field(
+        default=None, ge=1, description="Inference engines that it asks for; their number may change while it runs."
+    )
 
 
 class Progress(StatusModel):

@@ -3,6 +3,7 @@
     GET  /status      -> DriverStatus     GET /metrics -> Prometheus text
     GET  /history     -> History          POST /checkpoint <- CheckpointRequest -> 202, saves at the next step boundary
     POST /stop        <- StopRequest      -> 202, the driver ends its process
+    PUT  /engines     <- EnginesRequest   -> 202, engines join or are drained while training goes on
     every route needs `Authorization: Bearer <token>`; without it 401 and nothing else
 
 The driver is started with a RunDocument (JSON, in the environment variable `names.RUN_ENV` of the submission). When
@@ -40,12 +41,31 @@ class JobReference(WireModel):
     uid: str
 
 
+class BestSteps(WireModel):
+    """Checkpoints that are kept for how well they did."""
+
+    metric: str
+    keep: int = Field(ge=1)
+
+
+class Retention(WireModel):
+    """Which checkpoints are kept: those that any of the three asks for."""
+
+    last: int = Field(default=1, ge=1, description="The newest so many.")
+    every: int | None = Field(default=None, ge=1, description="Those whose step it divides.")
+    best: BestSteps | None = Field(default=None, description="Those with the highest value of a metric.")
+
+
 class RunDocument(WireModel):
     """Everything the driver needs to start one attempt."""
 
     job: JobReference
     attempt: int = Field(ge=1, description="Counts from 1; each restart of the driver is one more.")
     config: dict[str, Any] = Field(description="The resolved SkyRLTrainConfig, snake_case keys as in SkyRL.")
+    modules: list[str] = Field(default=[], description="Modules that every process imports first, in this order.")
+    retention: Retention | None = Field(
+        default=None, description="Which checkpoints are kept; None leaves it to trainer.max_ckpts_to_keep."
+    )
 
 
 class DriverPhase(StrEnum):
@@ -68,6 +88,7 @@ class EngineState(StrEnum):
     PAUSED = "Paused"
     UPDATING = "Updating"
     DEAD = "Dead"
+    DRAINING = "Draining"  # gets no new requests; ends when those in flight have
 
 
 class EngineStatus(WireModel):
@@ -76,6 +97,7 @@ class EngineStatus(WireModel):
     name: str
     state: EngineState
     weight_version: int | None = None
+    pod: str | None = Field(default=None, description="Name of the pod that it runs in, or ran in.")
 
 
 class CheckpointStatus(WireModel):
@@ -110,6 +132,9 @@ class DriverStatus(WireModel):
     weight_version: int = 0
     eta_seconds: float | None = None
     engines: list[EngineStatus] = []
+    engines_wanted: int | None = Field(
+        default=None, description="How many it keeps running; None for a driver that cannot change it."
+    )
     checkpoint: CheckpointStatus | None = None
     durations: dict[str, float] = Field({}, description="Seconds spent so far by phase of the loop, e.g. generate.")
     error: DriverError | None = None
@@ -154,3 +179,9 @@ class StopRequest(WireModel):
 
     checkpoint: bool = Field(True, description="Save first what was done since the newest checkpoint.")
     deadline_seconds: float = Field(60, ge=0)
+
+
+class EnginesRequest(WireModel):
+    """How many engines the driver shall keep running from now on; it starts or drains what is too few or too many."""
+
+    desired: int = Field(ge=1)

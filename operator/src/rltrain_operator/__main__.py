@@ -16,13 +16,14 @@ from typing import Any
 
 import aiohttp
 
-from rltrain_operator import app, health, logs
+from rltrain_operator import app, health, installation, logs
 from rltrain_operator.cache import Cache, Key
 from rltrain_operator.driver_client import DriverClient
 from rltrain_operator.events import EventRecorder
-from rltrain_operator.kube import ApiError, Connection, KubeClient, TokenBucket, load
+from rltrain_operator.kube import ApiError, Connection, ForbiddenError, KubeClient, TokenBucket, load
 from rltrain_operator.leader import LeaderElector
 from rltrain_operator.metrics import Metrics
+from rltrain_operator.plan import Surroundings
 from rltrain_operator.queue import WorkQueue
 from rltrain_operator.rayjobs import RayJobsClient
 from rltrain_operator.reconcile.apply import Applier
@@ -35,6 +36,10 @@ from rltrain_operator.workers import Workers
 logger = logging.getLogger("rltrain_operator")
 
 LEASE_NAME = "rltrain-operator"
+MISSING_RIGHTS = (
+    "Give the operator's account that right, or let it watch only the namespaces in which it has it: --namespace, "
+    "watchNamespaces in the chart's values"
+)
 REQUESTS_PER_SECOND = 200.0
 REQUEST_BURST = 400
 
@@ -44,6 +49,18 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(prog="rltrain-operator", description="Runs RLTrainingJobs on Ray clusters.")
     parser.add_argument(
         "--namespace", action="append", default=[], help="watch this namespace only; repeatable (default: all)"
+    )
+    parser.add_argument(
+        "--job-environment",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a variable for the pods of all jobs, below what a job sets itself; repeatable; never a secret",
+    )
+    parser.add_argument(
+        "--job-network-policy-from",
+        metavar="NAMESPACE:LABEL=VALUE,…",
+        help="make a NetworkPolicy for each job that lets in its own pods and these, which are to be the operator's",
     )
     parser.add_argument("--lease-namespace", default="default", help="where the leader's Lease is kept")
     parser.add_argument(
@@ -65,15 +82,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parse_arguments(arguments)
     logs.configure(flags.log_level)
     try:
+        flags.namespace = installation.watched_namespaces(flags.namespace)
+        surroundings = Surroundings(
+            environment=installation.job_environment(flags.job_environment),
+            peer=installation.peer(flags.job_network_policy_from),
+        )
         connection = load(flags.kubeconfig, flags.context)
         tokens = TokenIssuer.from_file(flags.token_key_file)
     except (ValueError, OSError) as error:
         logger.error("cannot start: %s", error)
         return 2
-    return asyncio.run(run(flags, connection, tokens))
+    return asyncio.run(run(flags, connection, tokens, surroundings))
 
 
-async def run(flags: argparse.Namespace, connection: Connection, tokens: TokenIssuer) -> int:
+async def run(
+    flags: argparse.Namespace, connection: Connection, tokens: TokenIssuer, surroundings: Surroundings
+) -> int:
     """Stand by for the lease, lead, and hand it over."""
     stopping = asyncio.Event()
     _listen_for_signals(stopping)
@@ -92,7 +116,7 @@ async def run(flags: argparse.Namespace, connection: Connection, tokens: TokenIs
         session = await stack.enter_async_context(aiohttp.ClientSession())
         cache, queue = Cache(), WorkQueue[Key]()
         ray, driver = RayJobsClient(session), DriverClient(session)
-        applier = Applier(kube, cache, ray, driver, tokens)
+        applier = Applier(kube, cache, ray, driver, tokens, surroundings)
         poller = Poller(ray, driver, tokens)
         controller = Controller(
             kube=kube,
@@ -105,8 +129,17 @@ async def run(flags: argparse.Namespace, connection: Connection, tokens: TokenIs
         )
         workers = Workers(queue, controller, cache, kube, flags.namespace or [None], metrics)
         leading = asyncio.Event()
+
+        def ready() -> health.Readiness:
+            return health.readiness(
+                stopping=stopping.is_set(),
+                working=leading.is_set(),
+                holds=elector.holds(),
+                stands_by=elector.stands_by(),
+            )
+
         for runner in (
-            await health.serve(health.make_health_app(workers.trouble, leading.is_set), flags.health_port),
+            await health.serve(health.make_health_app(workers.trouble, ready), flags.health_port),
             await health.serve(health.make_metrics_app(metrics.registry, workers.refresh_metrics), flags.metrics_port),
         ):
             stack.push_async_callback(runner.cleanup)
@@ -133,8 +166,9 @@ async def _lead(
     try:
         kinds = await workers.fill_caches()
     except (ValueError, ApiError) as error:
-        logger.error("cannot start: %s", error)
-        holding.cancel()
+        remedy = f". {MISSING_RIGHTS}" if isinstance(error, ForbiddenError) else ""
+        logger.error("cannot start: %s%s", error, remedy)
+        await _cancelled(holding)
         return 2
     workers.start()
     leading.set()
@@ -149,7 +183,8 @@ async def _lead(
         listen_for_signals=lambda: _listen_for_signals(stopping),
         stop=workers.stop,
     )
-    holding.cancel()
+    leading.clear()
+    await _cancelled(holding)
     asked = stopping.is_set()
     logger.info("stopped" if asked else "a watch ended; the process restarts")
     return 0 if asked else 1
@@ -160,6 +195,12 @@ def _listen_for_signals(stopping: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel it and wait for its end: a renewal under way would get in the way of the release."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _hold(elector: LeaderElector) -> None:

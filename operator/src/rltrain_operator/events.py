@@ -46,6 +46,8 @@ _WISHES = {
     reasons.RESTART_REQUESTED: False,
     reasons.ACTIVE_DEADLINE_EXCEEDED: True,
     reasons.EDIT_NOT_APPLIED: True,
+    reasons.SCALING_ENGINES: False,
+    reasons.ENGINES_NOT_AVAILABLE: True,
 }
 
 

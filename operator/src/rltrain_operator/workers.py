@@ -53,6 +53,7 @@ class Workers:
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
+        self._ended_a_pass = time.monotonic()
 
     async def fill_caches(self) -> tuple[Resource, ...]:
         """List everything before the first decision: a child not seen yet must not look like a missing one.
@@ -63,6 +64,7 @@ class Workers:
 
     def start(self) -> None:
         """Begin to work."""
+        self._ended_a_pass = time.monotonic()
         self._tasks = [asyncio.create_task(self._work(), name=f"worker-{number}") for number in range(WORKERS)]
         self._tasks.append(asyncio.create_task(self._resync_forever(), name="resync"))
 
@@ -82,8 +84,10 @@ class Workers:
         dead = [task.get_name() for task in self._tasks if task.done() and not self._stopping]
         if dead:
             return f"ended unexpectedly: {', '.join(dead)}"
-        waited = self._queue.oldest_wait()
-        return f"a job has waited {waited:.0f} s for a worker" if waited > STUCK_SECONDS else None
+        waited, idle = self._queue.oldest_wait(), time.monotonic() - self._ended_a_pass
+        if min(waited, idle) <= STUCK_SECONDS:
+            return None  # a long queue alone is no reason to restart: it would be just as long after it
+        return f"a job has waited {waited:.0f} s for a worker, and no pass has ended for {idle:.0f} s"
 
     def refresh_metrics(self) -> None:
         """Bring the gauges up to date."""
@@ -104,7 +108,8 @@ class Workers:
                 with logs.about("/".join(key)):
                     await self._pass(key)
             finally:
-                self._metrics.reconcile_seconds.observe(time.monotonic() - started)
+                self._ended_a_pass = time.monotonic()
+                self._metrics.reconcile_seconds.observe(self._ended_a_pass - started)
                 self._busy -= 1
                 if not self._busy:
                     self._idle.set()

@@ -20,6 +20,18 @@ POLL_SECONDS = 1.0
 
 Object = dict[str, Any]
 
+# Ray runs the entry point in a shell; the Python process below it is the driver. This script's own command line holds
+# the same word.
+KILL_DRIVER = """
+import os, pathlib, signal
+for entry in pathlib.Path("/proc").iterdir():
+    if entry.name.isdigit() and int(entry.name) != os.getpid():
+        words = (entry / "cmdline").read_bytes().split(b"\\0")
+        if b"python" in words[0] and words[1:2] and words[1].endswith(b"rltrain-driver"):
+            os.kill(int(entry.name), signal.SIGKILL)
+            print("killed", entry.name)
+"""
+
 
 def quickstart() -> Object:
     """The example that the README applies, unchanged."""
@@ -69,6 +81,10 @@ class Jobs:
             "patch", RESOURCE, name, INSIDE, "--type=merge", f"--patch={change}", what=f"patching {name}"
         )
 
+    def scale(self, name: str, engines: int) -> None:
+        """As a person or an autoscaler does: `kubectl scale rltj/NAME --replicas=N`."""
+        self.tools.kubectl("scale", f"{RESOURCE}/{name}", INSIDE, f"--replicas={engines}", what=f"scaling {name}")
+
     def get(self, name: str) -> Object:
         job: Object = self.tools.kubectl.get(RESOURCE, name, INSIDE, what=f"reading {name}")
         return job
@@ -104,12 +120,24 @@ class Jobs:
             time.sleep(POLL_SECONDS)
         return job
 
+    def until_it_trains(self, name: str, *, attempt: int, after: int, limit: float = 400) -> Object:
+        """Wait until the attempt has done a step after `after`, below which the step must never be seen to fall."""
+
+        def trains(job: Object) -> bool:
+            assert step(job) >= after, "a step was done twice"
+            status = job["status"]
+            return bool(status["attempt"] == attempt and step(job) > after and status["phase"] == "Running")
+
+        return self.wait_for(name, trains, what=f"attempt {attempt} does a step after {after}", limit=limit)
+
+    def pods(self, name: str, role: str) -> list[str]:
+        """The names of the job's pods of one role that are not being deleted."""
+        found = [pod["metadata"] for pod in self.objects("pods", name) if "deletionTimestamp" not in pod["metadata"]]
+        return sorted(str(one["name"]) for one in found if one["labels"].get(names.ROLE_LABEL) == role)
+
     def head_pod(self, name: str) -> str:
         """The name of the job's head pod."""
-        pods = self.objects("pods", name)
-        return next(
-            str(pod["metadata"]["name"]) for pod in pods if pod["metadata"]["labels"][names.ROLE_LABEL] == "head"
-        )
+        return self.pods(name, "head")[0]
 
     def in_pod(self, pod: str, *command: str) -> str:
         """Run a command in a pod of the tier; its output."""

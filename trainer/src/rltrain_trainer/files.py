@@ -30,14 +30,6 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def sync_tree(directory: Path) -> None:
-    """Sync all files and directories below and including `directory`, contents before names."""
-    for parent, _, names in os.walk(directory, topdown=False):
-        for name in names:
-            sync(Path(parent) / name)
-        sync(Path(parent))
-
-
 def files_below(directory: Path) -> Iterator[Path]:
     """All regular files below `directory`, sorted by path."""
     return (path for path in sorted(directory.rglob("*")) if path.is_file())

@@ -23,11 +23,12 @@ from rltrain_api.config.base import (
     with_rules,
 )
 
+# What SkyRL 0.1 has. Two of these fields are open: RLTrain's own trainer has more, and a user's module can add some.
 AdvantageEstimator = Literal["grpo", "rloo", "gae", "reinforce++"]
 PolicyLossType = Literal[
     "regular", "dual_clip", "gspo", "cispo", "clip_cov", "kl_cov", "sapo", "cross_entropy", "importance_sampling"
 ]
-LossReduction = Literal["token_mean", "sequence_mean", "seq_mean_token_sum_norm"]
+LossReduction = Literal["token_mean", "sequence_mean", "seq_mean_token_sum_norm", "prompt_mean"]
 KLEstimatorType = Literal["k1", "k2", "k3", "abs"]
 
 
@@ -159,8 +160,10 @@ class AlgorithmConfig(ConfigModel):
         ),
     )
 
-    advantage_estimator: AdvantageEstimator = Field(
-        default="grpo", description="How the advantage of a response is estimated from rewards; gae needs a critic."
+    advantage_estimator: Label = Field(
+        default="grpo",
+        description="How the advantage of a response is estimated from rewards: grpo, rloo, gae (needs a critic), "
+        "reinforce++, with the builtin trainer also maxrl, or what a module of runtime.modules registers.",
     )
     kl_ctrl: KLCtrlConfig = Field(
         default_factory=KLCtrlConfig,
@@ -198,9 +201,15 @@ class AlgorithmConfig(ConfigModel):
     value_head_prefix: Label = Field(
         default="value_head", description="Name of the critic's output layer in its checkpoint."
     )
-    policy_loss_type: PolicyLossType = Field(default="regular", description="Form of the policy loss.")
+    policy_loss_type: Label = Field(
+        default="regular",
+        description="Form of the policy loss: regular, dual_clip, gspo, cispo, clip_cov, kl_cov, sapo, cross_entropy, "
+        "importance_sampling, with the builtin trainer also rollout_is and dppo, or what a module of runtime.modules "
+        "registers.",
+    )
     loss_reduction: LossReduction = Field(
-        default="token_mean", description="How the losses of tokens become one number per mini-batch."
+        default="token_mean",
+        description="How the losses of tokens become one number per mini-batch; prompt_mean with the builtin trainer.",
     )
     grpo_norm_by_std: bool = Field(
         default=True, description="Divide a GRPO advantage by the standard deviation of the rewards in its group."

@@ -20,11 +20,13 @@ class DataConfig(ConfigModel):
 
     train_data: DataFiles = Field(
         default=["~/data/gsm8k/train.parquet"],
-        description="Files of training prompts (parquet, json or jsonl, one row per prompt) on a mounted volume.",
+        description="Training prompts, one row per prompt: files (parquet, json or jsonl) on a mounted volume, or "
+        "datasets of a hub as owner/name or owner/name:split.",
     )
     val_data: DataFiles = Field(
         default=["~/data/gsm8k/validation.parquet"],
-        description="Files of evaluation prompts (parquet, json or jsonl, one row per prompt) on a mounted volume.",
+        description="Evaluation prompts, one row per prompt: files (parquet, json or jsonl) on a mounted volume, or "
+        "datasets of a hub as owner/name or owner/name:split. Read only when there is an evaluation.",
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from rltrain_api.config.algorithm import AlgorithmConfig
 from rltrain_api.config.base import (
@@ -24,6 +24,12 @@ from rltrain_api.config.base import (
 from rltrain_api.config.strategies import FSDPConfig, MegatronConfig, ModelConfig, OptimizerConfig
 from rltrain_api.schema_marks import RawObject
 
+Tracker = Literal["wandb", "mlflow", "swanlab", "tensorboard", "console"]
+# SkyRL's tracking takes one name or a list; a schema of the API server has no word for that.
+Loggers = Annotated[
+    Tracker | Annotated[list[Tracker], Field(min_length=1, max_length=5)],
+    WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True}),
+]
 Nodes = Annotated[int, Field(ge=1, le=1024)]
 GPUsPerNode = Annotated[int, Field(ge=1, le=64)]
 
@@ -238,9 +244,7 @@ class TrainerConfig(ConfigModel):
     disable_fast_tokenizer: bool = Field(default=False, description="Load the tokenizer's slow implementation.")
     project_name: Label = Field(default="skyrl", description="Name of the project that trackers file the run under.")
     run_name: Label = Field(default="test_run", description="Name of the run in trackers.")
-    logger: Literal["wandb", "mlflow", "swanlab", "tensorboard", "console"] = Field(
-        default="wandb", description="Where metrics are written."
-    )
+    logger: Loggers = Field(default="wandb", description="Where metrics are written: one tracker, or a list of them.")
     dump_data_batch: bool = Field(default=False, description="Write every training batch to a file under export_path.")
     dump_eval_results: bool = Field(
         default=True, description="Write the responses of every evaluation to files under export_path."
@@ -251,3 +255,8 @@ class TrainerConfig(ConfigModel):
     rope_theta: PositiveNumber | None = Field(
         default=None, description="Base of the models' rotary embeddings, above 0; unset follows the model."
     )
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """The trackers that `logger` names, each once."""
+        return (self.logger,) if isinstance(self.logger, str) else tuple(dict.fromkeys(self.logger))

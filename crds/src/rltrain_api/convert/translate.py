@@ -145,6 +145,9 @@ class _Translator:
         if newer is None:
             return item.value
         self._saw(newer.since)
+        if newer.becomes == item.value:
+            self._report.note(item.line, f"{item.key}: {item.value} came with {newer.since}: {newer.why}")
+            return item.value
         if newer.becomes is not None:
             self._renamed_values.add(item.key)
             self._report.note(item.line, f"{item.key}: {item.value} is {newer.becomes} here: {newer.why}")

@@ -235,7 +235,7 @@ class NewerValue:
     Args:
         since: The release that has it first.
         why: Why it is not carried over, or what is different.
-        becomes: The value in SkyRL 0.1 that means the same; None where there is none.
+        becomes: The value here that means the same, itself where there is no other name; None where there is none.
     """
 
     since: Release
@@ -243,14 +243,18 @@ class NewerValue:
     becomes: str | None = None
 
 
+_BUILTIN_HAS_IT = "the builtin trainer has it, SkyRL 0.1 has not"
+
 NEWER_VALUES: Mapping[tuple[str, object], NewerValue] = {
     ("trainer.algorithm.loss_reduction", "token_mean_legacy"): NewerValue(
         Release.V0_2, "until 0.2 this was called token_mean", "token_mean"
     ),
-    ("trainer.algorithm.loss_reduction", "prompt_mean"): NewerValue(Release.V0_3, "it is not in SkyRL 0.1"),
-    ("trainer.algorithm.policy_loss_type", "rollout_is"): NewerValue(Release.V0_2, "it is not in SkyRL 0.1"),
-    ("trainer.algorithm.policy_loss_type", "dppo"): NewerValue(Release.V0_3, "it is not in SkyRL 0.1"),
-    ("trainer.algorithm.advantage_estimator", "maxrl"): NewerValue(Release.V0_2, "it is not in SkyRL 0.1"),
+    ("trainer.algorithm.loss_reduction", "prompt_mean"): NewerValue(Release.V0_3, _BUILTIN_HAS_IT, "prompt_mean"),
+    ("trainer.algorithm.policy_loss_type", "rollout_is"): NewerValue(Release.V0_2, _BUILTIN_HAS_IT, "rollout_is"),
+    ("trainer.algorithm.policy_loss_type", "dppo"): NewerValue(
+        Release.V0_3, f"{_BUILTIN_HAS_IT}; eps_clip_low and eps_clip_high are its bounds", "dppo"
+    ),
+    ("trainer.algorithm.advantage_estimator", "maxrl"): NewerValue(Release.V0_2, _BUILTIN_HAS_IT, "maxrl"),
     ("generator.inference_engine.weight_sync_backend", "delta"): NewerValue(
         Release.LATER, "weights are sent whole, with nccl"
     ),

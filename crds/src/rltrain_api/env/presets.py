@@ -71,7 +71,7 @@ _PRESETS = (
         },
         removed=frozenset({"RAY_RUNTIME_ENV_HOOK"}),
         departures={
-            "LOG_LEVEL": "added: nobody reads SKYRL_LOG_LEVEL; this is what SkyRL and RLTrain read",
+            "LOG_LEVEL": "added: SkyRL does not read SKYRL_LOG_LEVEL; this is what it reads",
         },
     ),
     Preset(

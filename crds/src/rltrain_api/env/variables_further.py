@@ -31,7 +31,7 @@ READ_BY_SKYRL = (
         _LEVELS,
         "INFO",
         (Reader.SKYRL, Reader.RLTRAIN),
-        "Upper case: RLTrain's driver does not start with a level that it does not know.",
+        "RLTrain's driver does not start with a level that it does not know.",
     ),
     Variable(
         "SKYRL_WORKER_NCCL_TIMEOUT_IN_S",
@@ -39,15 +39,16 @@ READ_BY_SKYRL = (
         "Timeout of the workers' process group, and so of every collective.",
         SECONDS,
         "600",
-        (Reader.SKYRL,),
+        (Reader.SKYRL, Reader.RLTRAIN),
     ),
     Variable(
         "SKYRL_WAIT_UNTIL_INFERENCE_SERVER_HEALTHY_TIMEOUT_S",
         19,
-        "How long SkyRL waits for its HTTP engines to answer /health.",
+        "How long the driver waits for engines to answer /health.",
         SECONDS,
         "600",
-        (Reader.SKYRL,),
+        (Reader.SKYRL, Reader.RLTRAIN),
+        "RLTrain takes SKYRL_ENGINE_STARTUP_TIMEOUT before it.",
     ),
     Variable(
         "SKYRL_VLLM_DP_PORT_OFFSET",

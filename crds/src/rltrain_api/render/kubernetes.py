@@ -28,6 +28,7 @@ CARRIED_EVERYWHERE = (
     "storage.checkpoints.claimTemplate",
     "storage.checkpoints.claimName",
     "storage.checkpoints.mountPath",
+    "storage.checkpoints.url",
     "storage.checkpoints.resumeFrom",
     "storage.data",
     "storage.cache",
@@ -98,7 +99,8 @@ def _deed(initializer: Initializer) -> str:
 def mount_notes(job: RLTrainingJob, remedy: str) -> Iterator[str]:
     """A note for each volume: the directory that the run expects, and the `remedy` where the place has none."""
     storage = job.spec.storage
-    yield f"spec.storage.checkpoints: the run writes below {storage.checkpoints.mount_path}; {remedy}"
+    if storage.checkpoints.url is None:
+        yield f"spec.storage.checkpoints: the run writes below {storage.checkpoints.mount_path}; {remedy}"
     for index, volume in enumerate(storage.data):
         yield f"spec.storage.data[{index}] ({volume.name}): the run reads below {volume.mount_path}; {remedy}"
     if storage.cache is not None:

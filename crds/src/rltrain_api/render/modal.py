@@ -155,7 +155,9 @@ def _function(job: RLTrainingJob, containers: Machines, variables: Variables) ->
 def _volumes(job: RLTrainingJob) -> dict[str, str]:
     """Directory to the name of a Modal volume: the claim's own name."""
     name, storage = job.metadata.name, job.spec.storage
-    found = {storage.checkpoints.mount_path: storage.checkpoints.claim_name or claim_name(name, "checkpoints")}
+    found = {}
+    if storage.checkpoints.url is None:
+        found[storage.checkpoints.mount_path] = storage.checkpoints.claim_name or claim_name(name, "checkpoints")
     found |= {volume.mount_path: volume.claim_name or claim_name(name, volume.name) for volume in storage.data}
     if storage.cache is not None:
         found[storage.cache.mount_path] = storage.cache.claim_name or claim_name(name, "cache")

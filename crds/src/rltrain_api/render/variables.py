@@ -64,7 +64,8 @@ def variables_for_skyrl(job: RLTrainingJob) -> Variables:
             secrets[setting.name] = setting.origin
         else:
             values[setting.name] = setting.value
-    key = _TRACKER_KEYS.get(job.spec.config.trainer.logger, "")
+    keys = (_TRACKER_KEYS.get(logger, "") for logger in job.spec.config.trainer.loggers)
+    key = next((key for key in keys if key), "")
     sources = job.spec.runtime.env_from
     return Variables(
         values=values,

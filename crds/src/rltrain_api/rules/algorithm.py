@@ -9,7 +9,8 @@ from rltrain_api.rules.facts import Facts, Rule, in_config
 from rltrain_api.rules.wording import told
 
 _ALGORITHM = "trainer.algorithm"
-_COMPARES_WITHIN_GROUPS = {"grpo", "rloo"}
+_COMPARES_WITHIN_GROUPS = {"grpo", "rloo", "maxrl"}
+_VALUES_BY_WHAT_FOLLOWED = {"gae", "reinforce++"}
 
 
 def policy_model_is_named(facts: Facts) -> Iterator[FieldError]:
@@ -99,13 +100,13 @@ def divergence_counts_once(facts: Facts) -> Iterator[FieldError]:
 
 
 def adaptive_weight_has_a_reward_term(facts: Facts) -> Iterator[FieldError]:
-    """kl_ctrl.type adaptive comes with use_kl_in_reward. Ours: SkyRL has the controller for that term only."""
+    """kl_ctrl.type adaptive comes with use_kl_in_reward. Ours: the controller is for that term only."""
     algorithm = facts.algorithm
     if algorithm.kl_ctrl.type == "adaptive" and not algorithm.use_kl_in_reward:
         yield in_config(
             f"{_ALGORITHM}.kl_ctrl.type",
             ErrorCode.CONFLICT,
-            "adaptive would be ignored, because SkyRL adapts the weight of the KL term of the reward only, and "
+            "adaptive would be ignored, because only the weight of the KL term of the reward is adapted, and "
             "use_kl_in_reward is false; set it to fixed, or use_kl_in_reward to true and use_kl_loss to false",
         )
 
@@ -146,18 +147,31 @@ def covariance_bounds_are_in_order(facts: Facts) -> Iterator[FieldError]:
         )
 
 
+def steps_are_compared_by_their_end(facts: Facts) -> Iterator[FieldError]:
+    """step_wise_trajectories comes with an estimator of whole responses. SkyRL: C10, of its later releases."""
+    estimator = facts.algorithm.advantage_estimator
+    if facts.generator.step_wise_trajectories and estimator in _VALUES_BY_WHAT_FOLLOWED:
+        yield in_config(
+            f"{_ALGORITHM}.advantage_estimator",
+            ErrorCode.CONFLICT,
+            f"{estimator} values a token by what followed it, and with generator.step_wise_trajectories true every "
+            "turn stands alone; use grpo or rloo, or set that to false",
+        )
+
+
 RULES: tuple[Rule, ...] = (
     policy_model_is_named,
     groups_have_members,
     dual_clip_bound_is_above_one,
     sampling_is_random,
     loss_temperature_divides,
-)
-SKYRL_RULES: tuple[Rule, ...] = (
     gae_has_a_critic,
     divergence_counts_once,
     adaptive_weight_has_a_reward_term,
+    covariance_bounds_are_in_order,
+    steps_are_compared_by_their_end,
+)
+SKYRL_RULES: tuple[Rule, ...] = (
     updated_reference_exists,
     variance_filter_sees_rewards,
-    covariance_bounds_are_in_order,
 )

@@ -142,10 +142,8 @@ RULES: tuple[Rule, ...] = (
     policy_mini_batches_fill_the_batch,
     policy_mini_batch_divides_among_gpus,
     policy_micro_batches_fill_a_share,
-)
-SKYRL_RULES: tuple[Rule, ...] = (
     critic_mini_batches_fill_the_batch,
     critic_mini_batch_divides_among_gpus,
     critic_micro_batches_fill_a_share,
-    batch_divides_among_all_models,
 )
+SKYRL_RULES: tuple[Rule, ...] = (batch_divides_among_all_models,)

@@ -11,6 +11,7 @@ from rltrain_api.rules.facts import Facts, Rule, in_config
 
 _RESUME_PATH = "trainer.resume_path"
 _RESUME_FROM = "spec.storage.checkpoints.resumeFrom"
+_RETAIN = "spec.storage.checkpoints.retain"
 _STEP = re.compile(r"global_step_[0-9]+")
 
 
@@ -84,6 +85,39 @@ def resume_from_is_inside_the_volume(facts: Facts) -> Iterator[FieldError]:
         )
 
 
+def resume_from_is_in_one_place(facts: Facts) -> Iterator[FieldError]:
+    """resumeFrom.url comes without claimName and path. Ours: the step is in an object store or on a volume."""
+    origin = facts.spec.storage.checkpoints.resume_from
+    if origin is not None and origin.url is not None and (origin.claim_name or origin.path):
+        yield FieldError(
+            f"{_RESUME_FROM}.url",
+            ErrorCode.CONFLICT,
+            f"{origin.url!r} holds the step, and claimName or path say that a volume does; remove one of the two",
+        )
+
+
+def retention_is_said_once(facts: Facts) -> Iterator[FieldError]:
+    """With storage.checkpoints.retain, max_ckpts_to_keep is -1 or unset. Ours: two would say how many are kept."""
+    keep = facts.trainer.max_ckpts_to_keep
+    if facts.spec.storage.checkpoints.retain is not None and keep != -1:
+        yield FieldError(
+            _RETAIN,
+            ErrorCode.CONFLICT,
+            f"says which steps are kept, and config.trainer.max_ckpts_to_keep is {keep}; write retain.last: {keep} and "
+            "remove max_ckpts_to_keep",
+        )
+
+
+def upstream_keeps_the_newest(facts: Facts) -> Iterator[FieldError]:
+    """retain goes with the builtin trainer. Ours: SkyRL keeps the newest max_ckpts_to_keep, and nothing else."""
+    if facts.spec.storage.checkpoints.retain is not None:
+        yield FieldError(
+            _RETAIN,
+            ErrorCode.NOT_YET_SUPPORTED,
+            "is for the builtin trainer; SkyRL keeps the newest config.trainer.max_ckpts_to_keep steps",
+        )
+
+
 def upstream_resumes_from_its_own(facts: Facts) -> Iterator[FieldError]:
     """resumeFrom goes with the builtin trainer. Ours: SkyRL would begin from it again in every attempt."""
     origin = facts.spec.storage.checkpoints.resume_from
@@ -103,5 +137,7 @@ RULES: tuple[Rule, ...] = (
     resume_path_is_used,
     beginning_is_one,
     resume_from_is_inside_the_volume,
+    resume_from_is_in_one_place,
+    retention_is_said_once,
 )
-SKYRL_RULES: tuple[Rule, ...] = (upstream_resumes_from_its_own,)
+SKYRL_RULES: tuple[Rule, ...] = (upstream_resumes_from_its_own, upstream_keeps_the_newest)

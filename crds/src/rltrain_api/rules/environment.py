@@ -60,22 +60,28 @@ def source_is_one_object(facts: Facts) -> Iterator[FieldError]:
 def wandb_has_a_key(facts: Facts) -> Iterator[FieldError]:
     """With logger wandb, pods can have WANDB_API_KEY: from envFrom, or from runtime.env. SkyRL: G4.
 
-    SkyRL asks for it even where WANDB_MODE is offline. Its own rule looks at the environment of the process that starts
-    the run; here the job says what its pods get.
+    SkyRL asks for it even where WANDB_MODE is offline; the builtin trainer does not, nor where SKYRL_DISABLE_WANDB is 1
+    and nobody has set the logger. SkyRL's own rule looks at the environment of the process that starts the run; here
+    the job says what its pods get.
     """
-    runtime = facts.spec.runtime
-    if facts.trainer.logger != "wandb" or runtime.env_from or facts.variable("WANDB_API_KEY"):
+    runtime, mode = facts.spec.runtime, facts.variable("WANDB_MODE")
+    offline = mode.lower() in ("offline", "disabled", "dryrun")
+    if "wandb" not in facts.trainer.loggers or runtime.env_from or facts.variable("WANDB_API_KEY"):
+        return
+    switched_off = facts.variable("SKYRL_DISABLE_WANDB") == "1" and "logger" not in facts.trainer.model_fields_set
+    if not facts.runs_upstream and (offline or switched_off):
         return
     remedy = "add a Secret that has that key to spec.runtime.envFrom, or set logger to console"
-    if facts.variable("WANDB_MODE").lower() in ("offline", "disabled", "dryrun"):
-        remedy = f"SkyRL asks for it with WANDB_MODE {facts.variable('WANDB_MODE')} too, where any text will do"
+    if offline:
+        remedy = f"SkyRL asks for it with WANDB_MODE {mode} too, where any text will do"
+    loss = "SkyRL does not start" if facts.runs_upstream else "wandb takes nothing"
     yield in_config(
         "trainer.logger",
         ErrorCode.CONFLICT,
-        f"{told(facts.trainer, 'logger')}, and nothing gives pods the variable WANDB_API_KEY, without which SkyRL does "
-        f"not start; {remedy}",
+        f"{told(facts.trainer, 'logger')}, and nothing gives pods the variable WANDB_API_KEY, without which {loss}; "
+        f"{remedy}",
     )
 
 
-RULES: tuple[Rule, ...] = (variables_differ, variables_may_be_set, source_is_one_object)
-SKYRL_RULES: tuple[Rule, ...] = (wandb_has_a_key,)
+RULES: tuple[Rule, ...] = (variables_differ, variables_may_be_set, source_is_one_object, wandb_has_a_key)
+SKYRL_RULES: tuple[Rule, ...] = ()

@@ -159,9 +159,7 @@ class Facts:
         return tuple(model for model in (self.policy, self.reference, self.critic) if model is not None)
 
     def gpus_per_copy(self, model: Model) -> int:
-        """GPUs that together work on one sequence; the builtin trainer always takes one."""
-        if not self.runs_upstream:
-            return 1
+        """GPUs that together work on one sequence."""
         if self.megatron and model.megatron is not None:
             megatron = model.megatron
             return (

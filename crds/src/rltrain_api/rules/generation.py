@@ -12,6 +12,7 @@ from rltrain_api.rules.wording import told, written
 _GENERATOR = "generator"
 # SkyRL's own chat templates (skyrl/train/generators/utils.py: CUSTOM_CHAT_TEMPLATES).
 _TEMPLATE_NAMES = ("qwen3_with_thinking", "qwen3_without_thinking")
+_FORGETS_THOUGHTS = "qwen3_without_thinking"
 
 
 def one_turn_takes_the_prompt(facts: Facts) -> Iterator[FieldError]:
@@ -34,17 +35,6 @@ def several_turns_hold_the_prompt(facts: Facts) -> Iterator[FieldError]:
             f"{_GENERATOR}.max_input_length",
             ErrorCode.OUT_OF_RANGE,
             f"{given} tokens cannot hold a prompt of trainer.max_prompt_length {prompt}; set it to {prompt} or more",
-        )
-
-
-def environments_have_threads(facts: Facts) -> Iterator[FieldError]:
-    """With the builtin trainer, max_env_workers is at least 1. Ours: it steps environments on threads only."""
-    if not facts.runs_upstream and facts.config.environment.skyrl_gym.max_env_workers == 0:
-        yield in_config(
-            "environment.skyrl_gym.max_env_workers",
-            ErrorCode.NOT_YET_SUPPORTED,
-            "0 would step environments without threads, which the builtin trainer does not do; use 1 or more, or set "
-            "spec.runtime.trainer to skyrl",
         )
 
 
@@ -75,7 +65,7 @@ def batches_use_the_plain_template(facts: Facts) -> Iterator[FieldError]:
 def steps_are_whole_conversations(facts: Facts) -> Iterator[FieldError]:
     """step_wise_trajectories comes with use_conversation_multi_turn, unbatched, and the tokenizer's own template.
 
-    SkyRL: 2.7, its generator's constructor.
+    SkyRL: 2.7, its generator's constructor. The builtin trainer takes any template.
     """
     generator = facts.generator
     if not generator.step_wise_trajectories:
@@ -83,7 +73,11 @@ def steps_are_whole_conversations(facts: Facts) -> Iterator[FieldError]:
     for name, clashes, remedy in (
         ("batched", generator.batched, "false"),
         ("use_conversation_multi_turn", not generator.use_conversation_multi_turn, "true"),
-        ("chat_template.name_or_path", generator.chat_template.name_or_path is not None, "null"),
+        (
+            "chat_template.name_or_path",
+            generator.chat_template.name_or_path is not None and facts.runs_upstream,
+            "null",
+        ),
     ):
         if clashes:
             yield in_config(
@@ -92,6 +86,23 @@ def steps_are_whole_conversations(facts: Facts) -> Iterator[FieldError]:
                 f"cannot go together with step_wise_trajectories, which is true; set it to {remedy}, or "
                 "step_wise_trajectories to false",
             )
+
+
+def earlier_thoughts_stay(facts: Facts) -> Iterator[FieldError]:
+    """With the builtin trainer, qwen3_without_thinking comes with single turns or step_wise_trajectories.
+
+    Ours: several turns in one sample continue the tokens that were sampled, thoughts and all.
+    """
+    generator, template = facts.generator, facts.generator.chat_template
+    forgets = template.source == "name" and template.name_or_path == _FORGETS_THOUGHTS
+    if forgets and generator.max_turns > 1 and not generator.step_wise_trajectories and not facts.runs_upstream:
+        yield in_config(
+            f"{_GENERATOR}.chat_template.name_or_path",
+            ErrorCode.CONFLICT,
+            f"{_FORGETS_THOUGHTS} leaves out what was thought in earlier turns, and a sample of several turns "
+            f"(max_turns is {generator.max_turns}) keeps every token; set step_wise_trajectories to true, or use "
+            "another template",
+        )
 
 
 def named_template_is_known(facts: Facts) -> Iterator[FieldError]:
@@ -156,11 +167,15 @@ def first_evaluation_takes_place(facts: Facts) -> Iterator[FieldError]:
         )
 
 
-RULES: tuple[Rule, ...] = (one_turn_takes_the_prompt, several_turns_hold_the_prompt, environments_have_threads)
-SKYRL_RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule, ...] = (
+    one_turn_takes_the_prompt,
+    several_turns_hold_the_prompt,
     batches_are_single_turns,
-    batches_use_the_plain_template,
     steps_are_whole_conversations,
+    earlier_thoughts_stay,
+)
+SKYRL_RULES: tuple[Rule, ...] = (
+    batches_use_the_plain_template,
     named_template_is_known,
     custom_template_has_no_log_probabilities,
     repetition_penalty_reaches_the_engine,

@@ -1,7 +1,6 @@
 """Off-policy correction: weights and masks that make up for engines whose probabilities differ from the trainer's.
 
-All of it needs the log-probabilities of the engines, a loss that applies it, and bounds in order. The whole subject is
-upstream's trainer's; the builtin trainer refuses it by name (`rltrain_api.rules.support`).
+It needs a loss that applies it and bounds in order; upstream's trainer also has to ask for the log-probabilities.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from rltrain_api.rules.facts import Facts, Rule, in_config
 
 _ALGORITHM = "trainer.algorithm"
 _CORRECTION = f"{_ALGORITHM}.off_policy_correction"
-# SkyRL's losses that never ask for the correction; it refuses the first two, and ignores the correction with the rest.
+# Losses that take no correction; SkyRL refuses it with the first two, and ignores it with the rest.
 _UNCORRECTED_LOSSES = ("clip_cov", "kl_cov", "cross_entropy", "importance_sampling")
 
 
@@ -82,7 +81,8 @@ def loss_applies_the_correction(facts: Facts) -> Iterator[FieldError]:
 def masks_have_log_probabilities(facts: Facts) -> Iterator[FieldError]:
     """Masks of tokens come with sampling_params.logprobs. Ours: without, SkyRL masks nothing.
 
-    With tis_ratio_type, sequence_mask_metric or use_tis SkyRL asks the engines for them itself (C16, in `resolve`).
+    With tis_ratio_type, sequence_mask_metric or use_tis SkyRL asks the engines for them itself (C16). The builtin
+    trainer has them always.
     """
     switch, correction = _what_is_corrected(facts), facts.algorithm.off_policy_correction
     if switch is None or facts.generator.sampling_params.logprobs is not None:
@@ -110,7 +110,7 @@ def remote_engines_cannot_be_corrected(facts: Facts) -> Iterator[FieldError]:
 
 
 def token_mask_has_both_bounds(facts: Facts) -> Iterator[FieldError]:
-    """token_mask_is_threshold_low and _high are set together. Ours (2.8): with one of them SkyRL masks nothing."""
+    """token_mask_is_threshold_low and _high are set together. Ours (2.8): with one of them nothing is masked."""
     correction = facts.algorithm.off_policy_correction
     low, high = correction.token_mask_is_threshold_low, correction.token_mask_is_threshold_high
     if (low is None) == (high is None):
@@ -119,7 +119,7 @@ def token_mask_has_both_bounds(facts: Facts) -> Iterator[FieldError]:
     yield in_config(
         f"{_CORRECTION}.token_mask_is_threshold_{missing}",
         ErrorCode.REQUIRED,
-        f"is unset while token_mask_is_threshold_{given} is {value:g}, and SkyRL masks tokens only with both; set it, "
+        f"is unset while token_mask_is_threshold_{given} is {value:g}, and tokens are masked only with both; set it, "
         f"or remove the other",
     )
 
@@ -142,13 +142,11 @@ def correction_bounds_are_in_order(facts: Facts) -> Iterator[FieldError]:
             )
 
 
-RULES: tuple[Rule, ...] = ()
-SKYRL_RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule, ...] = (
     old_cap_is_positive,
     old_and_new_form_do_not_mix,
     loss_applies_the_correction,
-    masks_have_log_probabilities,
-    remote_engines_cannot_be_corrected,
     token_mask_has_both_bounds,
     correction_bounds_are_in_order,
 )
+SKYRL_RULES: tuple[Rule, ...] = (masks_have_log_probabilities, remote_engines_cannot_be_corrected)

@@ -7,6 +7,7 @@ depends on other fields; a path that nothing writes or reads is left alone.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterator
 
 from rltrain_api.config import TrainerConfig
@@ -14,9 +15,12 @@ from rltrain_api.errors import ErrorCode, FieldError
 from rltrain_api.rules.facts import Facts, Rule, in_config
 from rltrain_api.rules.volumes import is_below, mount_paths
 from rltrain_api.rules.wording import told, written
+from rltrain_api.spec.storage import STORE_URL_PATTERN
 
 _DATA_KINDS = (".parquet", ".json", ".jsonl")
+_HUB_DATASET = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
 _OBJECT_STORES = ("s3://", "gs://", "gcs://")  # what SkyRL's file functions know
+_STORE_URL = re.compile(STORE_URL_PATTERN)
 _LOGS_TO_STDOUT = "SKYRL_DUMP_INFRA_LOG_TO_STDOUT"
 _DEFAULT_LOG_PATH = TrainerConfig.model_fields["log_path"].default
 
@@ -27,12 +31,12 @@ def _not_mounted(
     """One error unless the path is on one of the mounts."""
     if any(is_below(path, mount) for mount in mounts):
         return
-    where = " or ".join(dict.fromkeys(mounts))
+    where = " or ".join(dict.fromkeys(mounts)) or "the directory of a volume, which the job has none of"
     if "://" in path and not facts.runs_upstream:
         yield in_config(
             field,
             ErrorCode.NOT_YET_SUPPORTED,
-            f"{path!r} is in an object store, which the builtin trainer cannot use; use a path under {where}",
+            f"{path!r} is in an object store, where the builtin trainer does not look for it; use a path under {where}",
         )
         return
     what = repr(path) if is_set else f"is unset, and SkyRL's default {path!r}"
@@ -44,19 +48,37 @@ def _not_mounted(
 
 
 def checkpoints_are_on_their_volume(facts: Facts) -> Iterator[FieldError]:
-    """ckpt_path is on the checkpoint volume; with upstream's trainer also in an object store. Ours (2.8)."""
+    """ckpt_path is where storage.checkpoints is; with upstream's trainer in any object store. Ours (2.8)."""
     path = facts.trainer.ckpt_path
     if facts.runs_upstream and path.startswith(_OBJECT_STORES):
         return
-    mounts = [facts.spec.storage.checkpoints.mount_path]
     is_set = "ckpt_path" in facts.trainer.model_fields_set
+    url = facts.spec.storage.checkpoints.url
+    if url is not None:
+        if not is_below(path, url):
+            yield in_config(
+                "trainer.ckpt_path",
+                ErrorCode.CONFLICT,
+                f"{repr(path) if is_set else 'is unset, and'} is not below spec.storage.checkpoints.url, where the "
+                f"job's checkpoints are; use {url.rstrip('/')}/<directory>",
+            )
+        return
+    if not facts.runs_upstream and _is_stored(path):
+        yield in_config(
+            "trainer.ckpt_path",
+            ErrorCode.CONFLICT,
+            f"{path!r} is in an object store, and spec.storage.checkpoints names a volume; write its url there, and "
+            "neither claimTemplate nor claimName",
+        )
+        return
+    mounts = [facts.spec.storage.checkpoints.mount_path]
     yield from _not_mounted(facts, "trainer.ckpt_path", path, mounts, is_set=is_set)
 
 
 def resume_path_is_on_a_volume(facts: Facts) -> Iterator[FieldError]:
-    """With resume_mode from_path, resume_path is on a volume. Ours (2.8)."""
+    """With resume_mode from_path, resume_path is on a volume or in an object store. Ours (2.8)."""
     mode, path = facts.trainer.resume_mode, facts.trainer.resume_path
-    if mode != "from_path" or path is None:
+    if mode != "from_path" or path is None or (not facts.runs_upstream and _is_stored(path)):
         return
     if facts.runs_upstream and path.startswith(_OBJECT_STORES):
         yield in_config(
@@ -69,26 +91,32 @@ def resume_path_is_on_a_volume(facts: Facts) -> Iterator[FieldError]:
     yield from _not_mounted(facts, "trainer.resume_path", path, mount_paths(facts.spec.storage))
 
 
+def _is_stored(path: str) -> bool:
+    """Whether the builtin trainer takes it for a directory in an object store."""
+    return _STORE_URL.fullmatch(path) is not None
+
+
 def datasets_are_on_volumes(facts: Facts) -> Iterator[FieldError]:
-    """Files of prompts are on a volume; upstream's trainer also takes names of datasets on the Hub and URLs. Ours."""
+    """Files of prompts are on a volume, or names of datasets on the Hub; upstream's trainer also takes URLs. Ours."""
     for field, path in _data_files(facts):
-        if facts.runs_upstream and not _is_local(path):
+        if not _is_local(path) and (facts.runs_upstream or "://" not in path):
             continue
         is_set = field.split("[")[0].removeprefix("data.") in facts.config.data.model_fields_set
         yield from _not_mounted(facts, field, path, mount_paths(facts.spec.storage), is_set=is_set)
 
 
 def datasets_are_of_a_known_kind(facts: Facts) -> Iterator[FieldError]:
-    """With the builtin trainer, files of prompts end in .parquet, .json or .jsonl. Ours."""
+    """With the builtin trainer, prompts are files that end in .parquet, .json or .jsonl, or a dataset's name. Ours."""
     if facts.runs_upstream:
         return
     for field, path in _data_files(facts):
-        if posixpath.splitext(path)[1] not in _DATA_KINDS:
+        if posixpath.splitext(path)[1] not in _DATA_KINDS and not _HUB_DATASET.fullmatch(path):
             yield in_config(
                 field,
                 ErrorCode.INVALID,
                 f"{path!r} is not named as a file that the builtin trainer reads; let it end in "
-                f"{', '.join(_DATA_KINDS[:-1])} or {_DATA_KINDS[-1]}",
+                f"{', '.join(_DATA_KINDS[:-1])} or {_DATA_KINDS[-1]}, or name a dataset of the Hub as owner/name or "
+                "owner/name:split",
             )
 
 
@@ -102,7 +130,7 @@ def _data_files(facts: Facts) -> list[tuple[str, str]]:
 
 
 def _is_local(path: str) -> bool:
-    """Whether upstream's trainer takes it for a file, and not for a name on the Hub or a URL."""
+    """Whether trainers take it for a file, and not for a name on the Hub or a URL."""
     if "://" in path:
         return False
     return path.startswith(("/", "~", ".")) or posixpath.splitext(path)[1].lower() in _DATA_KINDS
@@ -117,7 +145,10 @@ def exports_are_on_a_volume(facts: Facts) -> Iterator[FieldError]:
             words
             for words, used in (
                 (f"hf_save_interval is {trainer.hf_save_interval}", models),
-                ("update_ref_every_epoch is true", trainer.update_ref_every_epoch and facts.needs_reference),
+                (
+                    "update_ref_every_epoch is true",
+                    trainer.update_ref_every_epoch and facts.needs_reference and facts.runs_upstream,
+                ),
                 ("dump_data_batch is true", trainer.dump_data_batch),
                 (
                     "dump_eval_results is true",
@@ -133,7 +164,9 @@ def exports_are_on_a_volume(facts: Facts) -> Iterator[FieldError]:
     path, mounts = trainer.export_path, mount_paths(facts.spec.storage)
     if reason is None or any(is_below(path, mount) for mount in mounts):
         return
-    if models and path.startswith(_OBJECT_STORES):
+    if models and facts.runs_upstream and path.startswith(_OBJECT_STORES):
+        return
+    if not facts.runs_upstream and _is_stored(path):
         return
     yield in_config(
         "trainer.export_path",
@@ -179,5 +212,7 @@ RULES: tuple[Rule, ...] = (
     resume_path_is_on_a_volume,
     datasets_are_on_volumes,
     datasets_are_of_a_known_kind,
+    exports_are_on_a_volume,
+    logs_are_on_a_volume,
 )
-SKYRL_RULES: tuple[Rule, ...] = (exports_are_on_a_volume, adapters_are_on_a_volume, logs_are_on_a_volume)
+SKYRL_RULES: tuple[Rule, ...] = (adapters_are_on_a_volume,)

@@ -19,9 +19,7 @@ _PLACEMENT = "trainer.placement"
 def reference_shares_the_policys_gpus(facts: Facts) -> Iterator[FieldError]:
     """A reference model on the policy's GPUs has as many nodes and GPUs per node as the policy. SkyRL: C20."""
     placement = facts.placement
-    if not facts.needs_reference or (facts.runs_upstream and placement.colocate_all):
-        return
-    if facts.runs_upstream and not placement.colocate_policy_ref:
+    if not facts.needs_reference or placement.colocate_all or not placement.colocate_policy_ref:
         return
     term = "use_kl_loss" if facts.algorithm.use_kl_loss else "use_kl_in_reward"
     for field, reference, policy in (
@@ -136,10 +134,9 @@ def shard_groups_divide_the_gpus(facts: Facts) -> Iterator[FieldError]:
 
 def resharding_divides_the_shards(facts: Facts) -> Iterator[FieldError]:
     """With FSDP2, a reshard_after_forward that is a number divides the ranks of a copy. Ours: PyTorch fails."""
-    if facts.trainer.strategy != "fsdp2":
+    if facts.runs_upstream and facts.trainer.strategy != "fsdp2":
         return
-    # The builtin trainer shards the reference model as it does the policy.
-    for model in facts.models if facts.runs_upstream else (facts.policy,):
+    for model in facts.models:
         ranks = model.gpus if model.fsdp.fsdp_size < 1 else min(model.gpus, model.fsdp.fsdp_size)
         wanted = model.fsdp.reshard_after_forward
         if not isinstance(wanted, bool) and ranks % wanted != 0:
@@ -162,13 +159,16 @@ def _divisor_near(number: int, wanted: int) -> int:
     )
 
 
-RULES: tuple[Rule, ...] = (reference_shares_the_policys_gpus, resharding_divides_the_shards)
+RULES: tuple[Rule, ...] = (
+    reference_shares_the_policys_gpus,
+    resharding_divides_the_shards,
+    sequence_parallel_divides_the_gpus,
+    shard_groups_divide_the_gpus,
+)
 SKYRL_RULES: tuple[Rule, ...] = (
     engines_fill_the_policys_gpus,
     reference_fills_the_policys_gpus,
     critic_fills_the_policys_gpus,
     colocated_engines_are_started_by_the_run,
     engine_processes_stay_on_one_node,
-    sequence_parallel_divides_the_gpus,
-    shard_groups_divide_the_gpus,
 )

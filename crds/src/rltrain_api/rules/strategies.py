@@ -12,6 +12,7 @@ from rltrain_api.errors import ErrorCode, FieldError
 from rltrain_api.rules.facts import Facts, Rule, in_config
 from rltrain_api.rules.wording import counted, told
 
+_WRAPPED_CLASSES = "transformer_layer_cls_to_wrap"
 _POLYNOMIAL_END = 1e-7  # transformers: get_polynomial_decay_schedule_with_warmup(lr_end)
 
 
@@ -153,7 +154,7 @@ def megatron_learning_rate_is_constant(facts: Facts) -> Iterator[FieldError]:
 def polynomial_schedule_falls(facts: Facts) -> Iterator[FieldError]:
     """With scheduler polynomial, lr is above 1e-7. Ours: transformers ends the schedule there, and fails otherwise."""
     sections = [("policy", facts.trainer.policy.optimizer_config)]
-    if facts.runs_upstream and facts.has_critic:
+    if facts.has_critic:
         sections.append(("critic", facts.trainer.critic.optimizer_config))
     for name, section in sections:
         if section.scheduler == "polynomial" and section.lr <= _POLYNOMIAL_END and not facts.megatron:
@@ -184,7 +185,43 @@ def megatron_profile_has_a_place(facts: Facts) -> Iterator[FieldError]:
             )
 
 
-RULES: tuple[Rule, ...] = (polynomial_schedule_falls,)
+def fsdp2_wraps_classes(facts: Facts) -> Iterator[FieldError]:
+    """With runtime.trainer builtin, wrap_policy names classes and nothing else. Ours: the rest means FSDP 1."""
+    if facts.runs_upstream:
+        return
+    for model in facts.models:
+        path = f"trainer.{model.name}.fsdp_config.wrap_policy"
+        if others := sorted(set(model.fsdp.wrap_policy) - {_WRAPPED_CLASSES}):
+            yield in_config(
+                path,
+                ErrorCode.CONFLICT,
+                f"{', '.join(others)} is of FSDP 1 and means nothing to FSDP2; remove it, or name classes in "
+                f"{_WRAPPED_CLASSES}",
+            )
+            continue
+        classes = model.fsdp.wrap_policy.get(_WRAPPED_CLASSES)
+        if not isinstance(classes, (str, list, type(None))) or not all(isinstance(name, str) for name in classes or ()):
+            yield in_config(
+                path, ErrorCode.CONFLICT, f'{_WRAPPED_CLASSES} is no list of names; write ["Qwen2DecoderLayer"], say'
+            )
+
+
+def engines_rotate_as_the_trainer_does(facts: Facts) -> Iterator[FieldError]:
+    """With runtime.trainer builtin, rope settings of engines and trainer are the same. SkyRL: P4."""
+    if facts.runs_upstream:
+        return
+    for name in ("rope_scaling", "rope_theta"):
+        of_engines, of_trainer = getattr(facts.generator, name), getattr(facts.trainer, name)
+        if of_engines is not None and of_engines != of_trainer:
+            yield in_config(
+                f"generator.{name}",
+                ErrorCode.CONFLICT,
+                f"differs from trainer.{name}, so that engines would sample from another model than the one that is "
+                "trained; remove it, and set the trainer's",
+            )
+
+
+RULES: tuple[Rule, ...] = (polynomial_schedule_falls, fsdp2_wraps_classes, engines_rotate_as_the_trainer_does)
 SKYRL_RULES: tuple[Rule, ...] = (
     fsdp1_keeps_parameters_on_gpus,
     packing_uses_flash_attention,

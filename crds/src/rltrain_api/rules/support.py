@@ -31,7 +31,7 @@ def builtin_trainer_does_what_is_set(facts: Facts) -> Iterator[FieldError]:
     waiting: list[tuple[Section, FieldError]] = []
     for path, value, default in _set_values(facts.config, _DEFAULTS, ""):
         row, section = _ROWS_BY_PATH.get(path), _section_of(path)
-        if row is not None and value not in row.honoured:
+        if row is not None and value not in row.honoured and not (row.registrable and facts.spec.runtime.modules):
             refused[path] = _refusal(path, f"is {_shown(value)}", value, row.honoured, row.why)
         elif section is not None and value != default:
             error = _refusal(path, f"is {_shown(value)}", value, (), section.why)
@@ -46,7 +46,7 @@ def builtin_trainer_does_what_is_set(facts: Facts) -> Iterator[FieldError]:
 
 
 def upstream_trainer_does_what_is_set(facts: Facts) -> Iterator[FieldError]:
-    """With runtime.trainer skyrl, engines and weight transfer are ones that SkyRL 0.1 has. Ours; SkyRL: C18, 2.5."""
+    """With runtime.trainer skyrl, algorithms and engines are ones that SkyRL 0.1 has. Ours; SkyRL: C8, C9, C18, 2.5."""
     for row in UPSTREAM_ROWS:
         value = _value_at(facts.config, row.path)
         if value in row.honoured:
@@ -58,6 +58,17 @@ def upstream_trainer_does_what_is_set(facts: Facts) -> Iterator[FieldError]:
             ErrorCode.NOT_YET_SUPPORTED,
             f"is {_shown(value)}, which upstream's trainer does not do ({row.why}); set it to {choice(row.honoured)}"
             + (", or set spec.runtime.trainer to builtin" if by_builtin else ""),
+        )
+
+
+def upstream_trainer_imports_no_modules(facts: Facts) -> Iterator[FieldError]:
+    """With runtime.trainer skyrl, runtime.modules is empty. Ours: SkyRL's own code is extended by an entry point."""
+    if facts.spec.runtime.modules:
+        yield FieldError(
+            "spec.runtime.modules",
+            ErrorCode.CONFLICT,
+            f"{', '.join(facts.spec.runtime.modules)} would be imported by nobody, because upstream's trainer runs; "
+            "remove it, or set spec.runtime.trainer to builtin",
         )
 
 
@@ -74,6 +85,9 @@ def _refused_defaults(config: SkyRLTrainConfig) -> Iterator[tuple[str, FieldErro
 def _refusal(path: str, what: str, value: object, honoured: tuple[object, ...], why: str) -> FieldError:
     upstream = _UPSTREAM_ROWS_BY_PATH.get(path)
     remedy = f"set it to {choice(honoured)}" if honoured else "remove it"
+    row = _ROWS_BY_PATH.get(path)
+    if row is not None and row.registrable:
+        remedy += ", or name the module that registers it in spec.runtime.modules"
     if upstream is None or value in upstream.honoured:
         remedy += ", or set spec.runtime.trainer to skyrl"
     return in_config(
@@ -113,4 +127,4 @@ def _shown(value: object) -> str:
 
 
 RULES: tuple[Rule, ...] = (builtin_trainer_does_what_is_set,)
-SKYRL_RULES: tuple[Rule, ...] = (upstream_trainer_does_what_is_set,)
+SKYRL_RULES: tuple[Rule, ...] = (upstream_trainer_does_what_is_set, upstream_trainer_imports_no_modules)

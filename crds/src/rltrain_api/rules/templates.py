@@ -14,6 +14,7 @@ from typing import Any
 from rltrain_api.errors import ErrorCode, FieldError
 from rltrain_api.rules.facts import Facts, Rule
 from rltrain_api.rules.pools import LABEL_VALUE, bad_value, is_label_key, pools_by_path
+from rltrain_api.rules.volumes import mount_paths
 from rltrain_api.rules.wording import written
 from rltrain_api.spec.base import DNS_LABEL_PATTERN
 from rltrain_api.spec.merging import DELETE, DIRECTIVE, MERGE_KEYS
@@ -204,8 +205,7 @@ def _job_volumes(facts: Facts) -> set[str]:
 
 def _job_paths(facts: Facts) -> set[str]:
     storage = facts.spec.storage
-    paths = {storage.checkpoints.mount_path, _SHARED_MEMORY_PATH, *(volume.mount_path for volume in storage.data)}
-    return paths if storage.cache is None else paths | {storage.cache.mount_path}
+    return {_SHARED_MEMORY_PATH, *mount_paths(storage)}
 
 
 RULES: tuple[Rule, ...] = (

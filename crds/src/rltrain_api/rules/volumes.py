@@ -14,7 +14,7 @@ from rltrain_api.fetching import SCRIPT_DIRECTORY
 from rltrain_api.quantity import parse_quantity
 from rltrain_api.rules.facts import Facts, Rule
 from rltrain_api.sizing.pools import plan_pools
-from rltrain_api.spec.storage import Storage, Volume
+from rltrain_api.spec.storage import CheckpointVolume, Storage, Volume
 
 _CHECKPOINTS = "spec.storage.checkpoints"
 _CACHE = "spec.storage.cache"
@@ -84,27 +84,26 @@ def _volumes(storage: Storage) -> list[tuple[str, Volume]]:
 
 
 def _mounts(storage: Storage) -> list[tuple[str, str]]:
-    """(path of the volume in the document, directory in the pods), checkpoints first."""
+    """(path of the volume in the document, directory in the pods), checkpoints first where they are on a volume."""
     return [
-        (_CHECKPOINTS, storage.checkpoints.mount_path),
+        *([(_CHECKPOINTS, storage.checkpoints.mount_path)] if storage.checkpoints.url is None else []),
         *((f"spec.storage.data[{index}]", volume.mount_path) for index, volume in enumerate(storage.data)),
         *([] if storage.cache is None else [(_CACHE, storage.cache.mount_path)]),
     ]
 
 
 def volume_has_one_source(facts: Facts) -> Iterator[FieldError]:
-    """A volume has either claimTemplate or claimName. Ours."""
+    """A volume has one of claimTemplate and claimName; checkpoints may have url in their place. Ours."""
     for path, volume in _volumes(facts.spec.storage):
-        template, name = volume.claim_template, volume.claim_name
-        if (template is None) == (name is None):
-            problem = (
-                "sets neither claimTemplate nor claimName" if name is None else "sets both claimTemplate and claimName"
-            )
-            yield FieldError(
-                path,
-                ErrorCode.CONFLICT,
-                f"{problem}; set claimTemplate for a new volume or claimName for an existing one",
-            )
+        sources = {"claimTemplate": volume.claim_template, "claimName": volume.claim_name}
+        remedy = "set claimTemplate for a new volume or claimName for an existing one"
+        if isinstance(volume, CheckpointVolume):
+            sources["url"] = volume.url
+            remedy = "set claimTemplate for a new volume, claimName for an existing one or url for an object store"
+        given = [name for name, source in sources.items() if source is not None]
+        if len(given) != 1:
+            problem = f"sets {' and '.join(given)}" if given else f"sets none of {', '.join(sources)}"
+            yield FieldError(path, ErrorCode.CONFLICT, f"{problem}; {remedy}")
 
 
 def new_volume_has_a_size(facts: Facts) -> Iterator[FieldError]:

@@ -162,7 +162,7 @@ def _groups(facts: Facts, names: Sequence[str]) -> list[list[str]]:
     if facts.placement.colocate_all:
         return [list(names)]
     with_policy = ["policy"]
-    if "ref" in names and (facts.placement.colocate_policy_ref or not facts.runs_upstream):
+    if "ref" in names and facts.placement.colocate_policy_ref:
         with_policy.append("ref")
     return [with_policy, *([name] for name in names if name not in with_policy)]
 
@@ -295,6 +295,6 @@ def _computed_in(facts: Facts, fsdp: FSDPConfig) -> int:
 
 
 def _masked_length(facts: Facts) -> int:
-    """Length of padded sequences; packed ones (upstream's, with flash-attn) need no mask."""
-    packs = facts.runs_upstream and facts.trainer.use_sample_packing and facts.trainer.flash_attn
-    return 0 if packs else longest_sequence(facts)
+    """Length of padded sequences; packed ones need no mask, nor does the builtin trainer, which pads on the right."""
+    unmasked = not facts.runs_upstream or (facts.trainer.use_sample_packing and facts.trainer.flash_attn)
+    return 0 if unmasked else longest_sequence(facts)

@@ -54,8 +54,8 @@ class PoolSize:
 def plan_pools(facts: Facts) -> list[PoolSize]:
     """The pools of a valid job: the head, then the pods that train, generate, or compute environments.
 
-    With colocate_all the engines are on the GPUs that train. Reference and critic are on the policy's GPUs, or, with
-    upstream's trainer and other placements, on their own.
+    With colocate_all the engines are on the GPUs that train, and so are all models. Otherwise the critic has GPUs of
+    its own, and so has the reference with colocate_policy_ref false.
     """
     pools = facts.spec.pools
     models, engines = model_pools(facts), _engines(facts)
@@ -72,8 +72,13 @@ def plan_pools(facts: Facts) -> list[PoolSize]:
 
 
 def model_pools(facts: Facts) -> list[PoolSize]:
-    """The pods of the models that train or judge, in the order in which SkyRL asks for their GPUs, none growing."""
+    """The pods of the models that train or judge, in the order in which SkyRL asks for their GPUs.
+
+    With upstream's trainer none is larger than the one before it; our own driver says which pods it means.
+    """
     pools = list(_models(facts))
+    if not facts.runs_upstream:
+        return pools
     return [
         replace(pool, gpus_each=max(later.gpus_each for later in pools[index:])) for index, pool in enumerate(pools)
     ]
@@ -82,7 +87,7 @@ def model_pools(facts: Facts) -> list[PoolSize]:
 def _models(facts: Facts) -> Iterator[PoolSize]:
     placement, resources = facts.placement, facts.spec.pools.trainer.resources
     yield PoolSize(names.ROLE_TRAINER, placement.policy_num_nodes, placement.policy_num_gpus_per_node, resources)
-    if not facts.runs_upstream or placement.colocate_all:
+    if placement.colocate_all:
         return
     if facts.reference is not None and not placement.colocate_policy_ref:
         yield PoolSize(names.ROLE_REFERENCE, placement.ref_num_nodes, placement.ref_num_gpus_per_node, resources)

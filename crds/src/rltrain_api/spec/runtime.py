@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from rltrain_api.schema_marks import cel, list_map
-from rltrain_api.spec.base import ENV_NAME_PATTERN, EnvPattern, Image, ObjectName, SpecModel
+from rltrain_api.spec.base import ENV_NAME_PATTERN, MODULE_PATTERN, EnvPattern, Image, ObjectName, SpecModel
 
 
 class EnvVar(SpecModel):
@@ -45,6 +45,7 @@ class EnvFrom(SpecModel):
 
 
 Environment = Annotated[list[EnvVar], Field(max_length=128), list_map("name")]
+ModuleName = Annotated[str, Field(pattern=MODULE_PATTERN, max_length=256)]
 
 
 class Images(SpecModel):
@@ -96,4 +97,9 @@ class Runtime(SpecModel):
         default=[],
         description="Variables that pods do not get unless env sets them: names, or prefixes with a star such as "
         "VLLM*; at most 64.",
+    )
+    modules: Annotated[list[ModuleName], Field(max_length=32)] = Field(
+        default=[],
+        description="Python modules that the builtin trainer's processes import before anything else, in this order; "
+        "they register environments, advantage estimators and policy losses of your own. At most 32.",
     )

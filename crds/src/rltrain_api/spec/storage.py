@@ -22,11 +22,14 @@ from rltrain_api.spec.pools import Resources
 from rltrain_api.spec.runtime import Environment
 
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
+# No user, password or query: a URL is shown to everybody. In Azure's the part before @ is the container.
+STORE_URL_PATTERN = r"^((s3|gs)://[^/@?#\s]+|abfss?://[^/@?#:\s]+@[^/@?#:\s]+)(/[^?#\s]*)?$"
 CONFIG_KEY_PATTERN = r"^[-._a-zA-Z0-9]+$"
 
 FetchSource = Annotated[str, Field(min_length=1, max_length=2048)]
 FilePattern = Annotated[str, Field(min_length=1, max_length=256)]
 RelativePath = Annotated[str, Field(min_length=1, max_length=512)]
+StoreURL = Annotated[str, Field(pattern=STORE_URL_PATTERN, min_length=1, max_length=1024)]
 
 
 class ClaimTemplate(SpecModel):
@@ -73,14 +76,41 @@ class ResumeFrom(SpecModel):
         default=None,
         description="Directory in that volume that holds global_step_<step>; unset means the other job's name.",
     )
+    url: StoreURL | None = Field(
+        default=None,
+        description="Directory in an object store that holds global_step_<step>, in place of a claim: the other job's "
+        "ckpt_path.",
+    )
+
+
+class BestSteps(SpecModel):
+    """Steps that are kept for how well they did."""
+
+    metric: Annotated[str, Field(min_length=1, max_length=256)] = Field(
+        description="Metric of which the highest values count, such as eval/all/avg_score."
+    )
+    keep: Annotated[int, Field(ge=1, le=1000)] = Field(default=1, description="How many steps, from 1 to 1000.")
+
+
+class Retention(SpecModel):
+    """Which steps are kept: those that any of the three asks for, the newest, and the one that was resumed from."""
+
+    last: Annotated[int, Field(ge=1, le=100000)] = Field(default=1, description="The newest so many steps.")
+    every: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Every step whose number this one divides."
+    )
+    best: BestSteps | None = Field(default=None, description="The steps with the highest values of a metric.")
 
 
 class CheckpointVolume(Volume):
-    """The volume of checkpoints; it outlives the job, unless deletePolicy says otherwise."""
+    """Where checkpoints are kept; a volume outlives the job, unless deletePolicy says otherwise."""
 
     model_config = ConfigDict(
         json_schema_extra=cel(
-            _ONE_SOURCE,
+            (
+                "[has(self.claimTemplate), has(self.claimName), has(self.url)].exists_one(one, one)",
+                "set exactly one of claimTemplate (a new volume), claimName (an existing one), url (an object store)",
+            ),
             (
                 "self.deletePolicy == 'Retain' || has(self.claimTemplate)",
                 "deletePolicy Delete needs claimTemplate: a claim that was there before the job is not deleted with it",
@@ -88,7 +118,15 @@ class CheckpointVolume(Volume):
         )
     )
 
+    url: StoreURL | None = Field(
+        default=None,
+        description="Directory in an object store: s3://bucket/path, gs://bucket/path or "
+        "abfs://container@account.dfs.core.windows.net/path; config.trainer.ckpt_path lies below it.",
+    )
     mount_path: MountPath = Field(default="/checkpoints", description="Where every pod of the job mounts the volume.")
+    retain: Retention | None = Field(
+        default=None, description="Which steps are kept; unset leaves it to config.trainer.max_ckpts_to_keep."
+    )
     delete_policy: Literal["Retain", "Delete"] = Field(
         default="Retain",
         description="Whether a claim made from claimTemplate stays when the job is deleted (Retain), or goes with it.",
@@ -119,7 +157,8 @@ class Fetch(SpecModel):
 
     source: FetchSource = Field(
         alias="from",
-        description="hf://owner/name[@revision][/path], https://…, s3://…, gs://…, or a path on a volume of the job.",
+        description="hf://owner/name[@revision][/path], https://…, s3://…, gs://…, abfs://…, or a path on a volume of "
+        "the job.",
     )
     to: MountPath = Field(description="Directory on a volume of the job that the files are put into.")
     sha256: Annotated[str, Field(pattern=SHA256_PATTERN, max_length=64)] | None = Field(

@@ -25,6 +25,7 @@ from rltrain_api.job import RLTrainingJob
 from rltrain_api.reading import UnusableInput
 from rltrain_api.spec.runtime import EnvFrom
 from rltrain_api.yaml_text import yaml_text
+from rltrain_operator.cli.chart_values import chart_environment
 from rltrain_operator.cli.errors import EXIT_FAILED, EXIT_OK, CommandError
 from rltrain_operator.cli.job_files import JudgedJob, read_job_file
 from rltrain_operator.cli.screen import Screen
@@ -38,6 +39,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments of `env`."""
     parser.add_argument("file", nargs="?", metavar="FILE", help="YAML or JSON with a job; - is standard input")
     parser.add_argument("--preset", choices=list(PRESETS), help="as if spec.runtime.envPreset were this")
+    parser.add_argument(
+        "--chart-values",
+        metavar="VALUES",
+        help="add the jobEnvironment of the operator's chart: what `helm get values RELEASE -o yaml` says; - is "
+        "standard input",
+    )
     parser.add_argument(
         "--forward", action="store_true", help="add the variables of this shell that rLLM would forward"
     )
@@ -72,6 +79,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     if arguments.exclude is not None and not arguments.forward:
         raise CommandError("--exclude is about --forward", "Add --forward, or use spec.runtime.excludeEnv in the job.")
     submission = _submission(arguments.runtime_env_json)
+    cluster_wide = {} if arguments.chart_values is None else chart_environment(arguments.chart_values)
     forwarded = Forwarded({}, {}, ())
     if arguments.forward:
         excluded = arguments.exclude if arguments.exclude is not None else os.environ.get(EXCLUDE_VARIABLE, "")
@@ -83,8 +91,10 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     for judged in jobs:
         if judged.job is not None:
             job = _with_preset(judged.job, arguments.preset)
-            environment = with_shell(job_environment(job, forwarded=forwarded.values, submission=submission), forwarded)
-            _show(job, environment, arguments.output, screen, heading=len(jobs) > 1)
+            environment = job_environment(
+                job, cluster_wide=cluster_wide, forwarded=forwarded.values, submission=submission
+            )
+            _show(job, with_shell(environment, forwarded), arguments.output, screen, heading=len(jobs) > 1)
     return _verdict(jobs)
 
 

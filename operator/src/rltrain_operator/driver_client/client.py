@@ -8,7 +8,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from rltrain_api import names
-from rltrain_api.wire import CheckpointRequest, DriverStatus, History, StopRequest, WireModel
+from rltrain_api.wire import CheckpointRequest, DriverStatus, EnginesRequest, History, StopRequest, WireModel
 
 TIMEOUT = aiohttp.ClientTimeout(total=5, sock_connect=2)
 
@@ -29,6 +29,8 @@ class DriverApi(Protocol):
     async def checkpoint(self, host: str, token: str, request: CheckpointRequest) -> None: ...
 
     async def stop(self, host: str, token: str, request: StopRequest) -> None: ...
+
+    async def engines(self, host: str, token: str, request: EnginesRequest) -> None: ...
 
 
 class DriverClient:
@@ -53,6 +55,10 @@ class DriverClient:
     async def stop(self, host: str, token: str, request: StopRequest) -> None:
         """POST /stop: the driver ends its process after it has answered."""
         await self._send("POST", host, token, "/stop", request.model_dump_json(by_alias=True))
+
+    async def engines(self, host: str, token: str, request: EnginesRequest) -> None:
+        """PUT /engines: from then on the driver keeps so many."""
+        await self._send("PUT", host, token, "/engines", request.model_dump_json(by_alias=True))
 
     async def _send(self, method: str, host: str, token: str, path: str, body: str | None = None) -> bytes:
         address = f"[{host}]" if ":" in host else host

@@ -1,4 +1,4 @@
-"""The client itself: seven verbs over aiohttp, bodies are plain dicts.
+"""The client itself: eight verbs over aiohttp, bodies are plain dicts.
 
 Every request has a deadline, waits for a turn in the token bucket and ends in a typed error or in a body. Nothing is
 retried here but a 401 (the token file may have been rotated): whoever asks knows whether asking again is right.
@@ -34,6 +34,8 @@ class KubeApi(Protocol):
 
     async def apply(self, manifest: Body, *, field_manager: str, subresource: str | None = None) -> Body: ...
 
+    async def patch(self, resource: Resource, namespace: str, name: str, operations: list[dict[str, Any]]) -> Body: ...
+
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None: ...
 
 
@@ -64,8 +66,8 @@ class KubeClient:
         assert self._session is not None
         await self._session.close()
 
-    async def get(self, resource: Resource, namespace: str, name: str) -> Body:
-        """One object; NotFoundError when it is not there."""
+    async def get(self, resource: Resource, namespace: str | None, name: str) -> Body:
+        """One object, without a namespace one of the whole cluster; NotFoundError when it is not there."""
         return await self._request("get", resource, resource.path(namespace, name))
 
     async def list_objects(
@@ -102,7 +104,7 @@ class KubeClient:
         (ConflictError otherwise). The caller sends only fields that are its own to set, so `force` takes nothing else.
         """
         resource = resource_of(manifest)
-        path = resource.path(manifest["metadata"]["namespace"], manifest["metadata"]["name"], subresource)
+        path = resource.path(manifest["metadata"].get("namespace"), manifest["metadata"]["name"], subresource)
         query = {**_strict(), "fieldManager": field_manager, "force": "true"}
         return await self._request(
             "apply",
@@ -112,6 +114,18 @@ class KubeClient:
             query=query,
             body=manifest,
             content_type="application/apply-patch+yaml",
+        )
+
+    async def patch(self, resource: Resource, namespace: str, name: str, operations: list[dict[str, Any]]) -> Body:
+        """A JSON patch (RFC 6902), done as a whole or not at all; InvalidError when one of its tests does not hold."""
+        return await self._request(
+            "patch",
+            resource,
+            resource.path(namespace, name),
+            method="PATCH",
+            query=_strict(),
+            body=operations,
+            content_type="application/json-patch+json",
         )
 
     async def replace(self, manifest: Body) -> Body:

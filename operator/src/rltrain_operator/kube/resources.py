@@ -41,6 +41,10 @@ WORKLOADS = Resource("kueue.x-k8s.io/v1beta2", "Workload", "workloads")
 LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
 DISRUPTION_BUDGETS = Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
 NODES = Resource("v1", "Node", "nodes")
+NETWORK_POLICIES = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
+VALIDATING_WEBHOOKS = Resource(
+    "admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations"
+)
 
 _BY_KIND = {
     (r.api_version, r.kind): r
@@ -55,6 +59,8 @@ _BY_KIND = {
         EVENTS,
         LEASES,
         DISRUPTION_BUDGETS,
+        NETWORK_POLICIES,
+        VALIDATING_WEBHOOKS,
     )
 }
 

@@ -6,6 +6,7 @@ What each one runs is `rltrain_api.fetching`.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 from rltrain_api import names
 from rltrain_api.fetching import EXIT_FINAL, SCRIPT_DIRECTORY, fetches, program_of
@@ -30,8 +31,13 @@ _POD_FAILURE_POLICY: Manifest = {
 }
 
 
-def plan_initializer(job: RLTrainingJob, initializer: Initializer) -> Manifest:
-    """The batch Job of one initializer: the trainer's image, every volume of the job, bounded tries and time."""
+def plan_initializer(
+    job: RLTrainingJob, initializer: Initializer, cluster_wide: Mapping[str, str] = pods.NO_VARIABLES
+) -> Manifest:
+    """The batch Job of one initializer: the trainer's image, every volume of the job, bounded tries and time.
+
+    `cluster_wide` are the installation's variables for all jobs.
+    """
     spec: Manifest = {
         "backoffLimit": initializer.backoff_limit,
         "activeDeadlineSeconds": initializer.deadline_seconds,
@@ -40,7 +46,7 @@ def plan_initializer(job: RLTrainingJob, initializer: Initializer) -> Manifest:
                 "labels": pod_labels(job.metadata, names.ROLE_INITIALIZER),
                 "annotations": dict(pods.POD_ANNOTATIONS),
             },
-            "spec": _pod(job, initializer),
+            "spec": _pod(job, initializer, cluster_wide),
         },
     }
     if fetches(initializer):
@@ -76,12 +82,12 @@ def script_mounts(initializer: Initializer) -> list[Manifest]:
     return [{"name": SCRIPT_VOLUME, "mountPath": SCRIPT_DIRECTORY, "readOnly": True}]
 
 
-def _pod(job: RLTrainingJob, initializer: Initializer) -> Manifest:
+def _pod(job: RLTrainingJob, initializer: Initializer, cluster_wide: Mapping[str, str]) -> Manifest:
     container: Manifest = {
         "name": CONTAINER,
         "image": initializer.image or pods.image(job, names.ROLE_INITIALIZER),
         "imagePullPolicy": job.spec.runtime.image_pull_policy,
-        "env": pods.environment(job, initializer.env),
+        "env": pods.environment(job, initializer.env, cluster_wide),
         "envFrom": pods.environment_sources(job),
         "volumeMounts": [*pods.volume_mounts(job), *script_mounts(initializer)],
         "resources": pods.resources(initializer.resources),

@@ -28,17 +28,23 @@ class Mount:
 
 
 def job_mounts(job: RLTrainingJob) -> list[Mount]:
-    """Every mount of every pod of the job: checkpoints, data, cache, and what it resumes from."""
+    """Every mount of every pod of the job: checkpoints, data, cache, and what it resumes from.
+
+    What is in an object store is no mount: pods reach it over the network.
+    """
     storage = job.spec.storage
     checkpoints = storage.checkpoints
-    mounts = [Mount(CHECKPOINTS, claim_in_use(job, CHECKPOINTS, checkpoints.claim_name), checkpoints.mount_path)]
+    mounts = []
+    if checkpoints.url is None:
+        claim = claim_in_use(job, CHECKPOINTS, checkpoints.claim_name)
+        mounts.append(Mount(CHECKPOINTS, claim, checkpoints.mount_path))
     mounts += [
         Mount(volume.name, claim_in_use(job, volume.name, volume.claim_name), volume.mount_path)
         for volume in storage.data
     ]
     if storage.cache is not None:
         mounts.append(Mount(CACHE, claim_in_use(job, CACHE, storage.cache.claim_name), storage.cache.mount_path))
-    if checkpoints.resume_from is not None:
+    if checkpoints.resume_from is not None and checkpoints.resume_from.url is None:
         origin = checkpoints.resume_from
         claim = origin.claim_name or names.claim_name(origin.job, CHECKPOINTS)
         mounts.append(Mount(RESUME, claim, names.RESUME_MOUNT_PATH, read_only=True))

@@ -7,6 +7,9 @@ is never evicted for what it was promised.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from rltrain_api import names
 from rltrain_api.env import pod_environment
 from rltrain_api.job import RLTrainingJob
@@ -15,9 +18,11 @@ from rltrain_api.spec.pools import Pool, Resources
 from rltrain_api.spec.runtime import EnvVar
 from rltrain_operator.plan import mounts
 from rltrain_operator.plan.metadata import Manifest
+from rltrain_operator.plan.surroundings import literal
 
 USER_ID = 1000
 SHARED_MEMORY_VOLUME = "shared-memory"
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 
 POD_ANNOTATIONS = {
     # A run loses its progress since the last checkpoint with any one of its pods: no autoscaler may tidy them away.
@@ -62,9 +67,14 @@ def priority(job: RLTrainingJob) -> Manifest:
     return {} if name is None else {"priorityClassName": name}
 
 
-def environment(job: RLTrainingJob, extra: list[EnvVar] | None = None) -> list[Manifest]:
-    """The variables of every pod of the job (`rltrain_api.env`), then `extra` ones, which win over those."""
-    values = dict(pod_environment(job))
+def environment(
+    job: RLTrainingJob, extra: list[EnvVar] | None = None, cluster_wide: Mapping[str, str] = NO_VARIABLES
+) -> list[Manifest]:
+    """The variables of every pod of the job (`rltrain_api.env`), then `extra` ones, which win over those.
+
+    `cluster_wide` are those that the installation adds to every job, below what the job itself sets.
+    """
+    values = dict(pod_environment(job, {name: literal(value) for name, value in cluster_wide.items()}))
     # Kubernetes expands $(NAME) in a value for the names before it, so the later layer comes last.
     for variable in extra or []:
         values.pop(variable.name, None)

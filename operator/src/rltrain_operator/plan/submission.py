@@ -17,7 +17,7 @@ from rltrain_api.job import RLTrainingJob
 from rltrain_api.render import overrides_for_skyrl
 from rltrain_api.render.upstream import ENTRYPOINT
 from rltrain_api.wire import JobReference, RunDocument
-from rltrain_operator.plan.records import CONFIG_KEY, OVERRIDES_KEY
+from rltrain_operator.plan.records import CONFIG_KEY, MODULES_KEY, OVERRIDES_KEY, RETENTION_KEY
 
 DRIVER = "rltrain-driver"
 # Linux takes no single argument of a program that is longer, and the shell gets the whole entrypoint as one.
@@ -48,7 +48,13 @@ def plan_submission(record: Mapping[str, str], job: JobReference, attempt: int) 
     overrides = record.get(OVERRIDES_KEY)
     if overrides is not None:
         return Submission(upstream_entrypoint(json.loads(overrides)), {})
-    document = RunDocument(job=job, attempt=attempt, config=json.loads(record[CONFIG_KEY]))
+    document = RunDocument(
+        job=job,
+        attempt=attempt,
+        config=json.loads(record[CONFIG_KEY]),
+        modules=json.loads(record.get(MODULES_KEY, "[]")),
+        retention=json.loads(record.get(RETENTION_KEY, "null")),
+    )
     return Submission(DRIVER, {names.RUN_ENV: document.model_dump_json(by_alias=True)})
 
 

@@ -5,6 +5,8 @@ Must not know how many pods there are.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rltrain_api import names
 from rltrain_api.job import RLTrainingJob
 from rltrain_api.spec.pools import Network, Pool
@@ -19,15 +21,20 @@ TERMINATION_GRACE_SECONDS = 30
 BEFORE_STOP = ("python", "-m", "rltrain_trainer.server.before_stop")
 
 
-def pod_template(job: RLTrainingJob, group: Group, ports: list[Manifest] | None = None) -> Manifest:
-    """The whole template of a group's pods."""
+def pod_template(
+    job: RLTrainingJob,
+    group: Group,
+    ports: list[Manifest] | None = None,
+    cluster_wide: Mapping[str, str] = pods.NO_VARIABLES,
+) -> Manifest:
+    """The whole template of a group's pods; `cluster_wide` are the installation's variables for all jobs."""
     memory_volume, memory_mount = pods.shared_memory(group.pool)
     spec: Manifest = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": _grace_seconds(job),
         "securityContext": pods.pod_security(),
-        "containers": [_container(job, group, ports or [], memory_mount)],
+        "containers": [_container(job, group, ports or [], memory_mount, cluster_wide)],
         "volumes": [*pods.volumes(job), memory_volume],
         **pods.pull_secrets(job),
         **pods.priority(job),
@@ -73,12 +80,18 @@ def _annotations(job: RLTrainingJob, group: Group) -> dict[str, str]:
     return {**pods.POD_ANNOTATIONS, **gpus, **queueing.pod_annotations(job, group.role)}
 
 
-def _container(job: RLTrainingJob, group: Group, ports: list[Manifest], memory_mount: Manifest) -> Manifest:
+def _container(
+    job: RLTrainingJob,
+    group: Group,
+    ports: list[Manifest],
+    memory_mount: Manifest,
+    cluster_wide: Mapping[str, str],
+) -> Manifest:
     return {
         "name": RAY_CONTAINER,
         "image": pods.image(job, group.role),
         "imagePullPolicy": job.spec.runtime.image_pull_policy,
-        "env": [*pods.environment(job), pods.token_variable(job)],
+        "env": [*pods.environment(job, cluster_wide=cluster_wide), pods.token_variable(job)],
         "envFrom": pods.environment_sources(job),
         "ports": ports,
         "volumeMounts": [*pods.volume_mounts(job), memory_mount],

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from rltrain_api import names
 from rltrain_api.job import RLTrainingJob
 from rltrain_api.resolve import resolved_document
-from rltrain_api.wire import CheckpointRequest, JobReference, StopRequest
+from rltrain_api.wire import CheckpointRequest, EnginesRequest, JobReference, StopRequest
 from rltrain_operator import plan
 from rltrain_operator.cache import WATCHED_CHILDREN, Cache, Key
 from rltrain_operator.driver_client import DriverApi, DriverUnavailableError
@@ -28,9 +28,10 @@ from rltrain_operator.kube import (
 )
 from rltrain_operator.kube.resources import CONFIG_MAPS, RAY_CLUSTERS, SECRETS, resource_of
 from rltrain_operator.rayjobs import RayJobsApi, RayUnavailableError
+from rltrain_operator.recent import Recent
 from rltrain_operator.reconcile import reasons
 from rltrain_operator.reconcile.children import owned_by
-from rltrain_operator.reconcile.references import amiss
+from rltrain_operator.reconcile.references import RecentClaims, amiss
 from rltrain_operator.reconcile.state import (
     Action,
     Blocked,
@@ -40,10 +41,12 @@ from rltrain_operator.reconcile.state import (
     DeleteRayCluster,
     Observed,
     RequestCheckpoint,
+    ResizeEngines,
     StopDriver,
     StopRayJob,
     Subject,
     Submit,
+    WantEngines,
     WriteHistory,
 )
 from rltrain_operator.tokens import TokenIssuer
@@ -52,6 +55,9 @@ logger = logging.getLogger(__name__)
 
 # For so long a Secret of our name may still be that of a deleted job of the same name.
 GARBAGE_COLLECTION_TIME = timedelta(seconds=15)
+# A curve is written every 30 s while its job trains.
+CURVE_SECONDS = 120.0
+CURVES_HELD = 1000
 
 
 class BlockedError(Exception):
@@ -81,12 +87,23 @@ class Context:
 class Applier:
     """See the module's docstring. Raises BlockedError, and the clients' errors for what is worth another try."""
 
-    def __init__(self, kube: KubeApi, cache: Cache, ray: RayJobsApi, driver: DriverApi, tokens: TokenIssuer) -> None:
+    def __init__(
+        self,
+        kube: KubeApi,
+        cache: Cache,
+        ray: RayJobsApi,
+        driver: DriverApi,
+        tokens: TokenIssuer,
+        surroundings: plan.Surroundings | None = None,
+    ) -> None:
         self._kube = kube
         self._cache = cache
         self._ray = ray
         self._driver = driver
         self._tokens = tokens
+        self._claims = RecentClaims(kube)
+        self._curves: Recent[str, tuple[str, int]] = Recent(CURVES_HELD, CURVE_SECONDS)
+        self._surroundings = surroundings or plan.Surroundings()
 
     async def carry_out(self, action: Action, context: Context) -> None:
         """One action."""
@@ -96,10 +113,12 @@ class Applier:
             case CreateInitializer(name=name):
                 initializers = context.job.spec.storage.initializers
                 initializer = next(one for one in initializers if one.name == name)
-                await self._create_owned(plan.plan_initializer(context.job, initializer), context)
+                variables = self._surroundings.environment
+                await self._create_owned(plan.plan_initializer(context.job, initializer, variables), context)
             case CreateRayCluster():
                 await self._write_disruption_budget(context)
-                await self._create_owned(plan.plan_ray_cluster(context.job), context)
+                await self._write_network_policy(context)
+                await self._create_owned(plan.plan_ray_cluster(context.job, self._surroundings.environment), context)
             case Submit():
                 await self._submit(action, context)
             case StopRayJob(submission_id=submission_id):
@@ -110,12 +129,16 @@ class Applier:
                 await self._stop_driver(action, context)
             case RequestCheckpoint(request=request):
                 await self._request_checkpoint(request, context)
+            case WantEngines(count=count):
+                await self._want_engines(count, context)
+            case ResizeEngines():
+                await self._resize_engines(action, context)
             case DeleteRayCluster(uid=uid):
                 await self._delete_ray_cluster(uid, context)
 
     async def _create_records(self, context: Context) -> None:
         uid, metadata = context.subject.metadata.uid, context.subject.metadata
-        blocked = await amiss(context.job, self._kube)
+        blocked = await amiss(context.job, self._claims)
         if blocked is not None:
             raise BlockedError(blocked)
         claims = plan.plan_data_claims(context.job)
@@ -129,7 +152,10 @@ class Applier:
         await self._create_secret(context)
         # Last, because the status names the ConfigMap once all of this is there.
         overrides = plan.upstream_overrides(context.job)
-        await self._create_owned(plan.plan_config_map(metadata, resolved_document(context.job), overrides), context)
+        modules = context.job.spec.runtime.modules
+        retention = context.job.spec.storage.checkpoints.retain
+        record = plan.plan_config_map(metadata, resolved_document(context.job), overrides, modules, retention)
+        await self._create_owned(record, context)
         logger.debug("records created", extra={"job_uid": uid})
 
     async def _create_secret(self, context: Context) -> None:
@@ -215,13 +241,21 @@ class Applier:
             logger.warning("driver not stopped", extra={"error": str(error), "submission_id": submission_id})
 
     async def _write_history(self, action: WriteHistory, context: Context) -> None:
-        """A curve that may not be written (a quota, somebody's object) does not hold up the run it tells of."""
+        """A curve that may not be written (a quota, somebody's object) does not hold up the run it tells of.
+
+        One that was written a moment ago is neither made nor looked at before it is written again.
+        """
+        job_uid = context.subject.metadata.uid
         manifest = plan.plan_history(context.subject.metadata, action.history)
+        known = self._curves.get(job_uid)
+        self._curves.forget(job_uid)  # until it is written: whatever goes wrong, the next pass looks at what is there
         try:
-            live = await self._create_owned(manifest, context)
-            if live["data"] != manifest["data"]:
-                manifest["metadata"]["uid"] = live["metadata"]["uid"]
+            uid, written = known or _curve(await self._create_owned(manifest, context))
+            _, wanted = _curve(manifest)
+            if written != wanted:
+                manifest["metadata"]["uid"] = uid
                 await self._kube.apply(manifest, field_manager=names.FIELD_MANAGER)
+            self._curves.put(job_uid, (uid, wanted))
         except BlockedError as error:
             logger.warning("history not written", extra={"error": error.blocked.message})
 
@@ -235,6 +269,17 @@ class Applier:
                 await self._kube.apply(manifest, field_manager=names.FIELD_MANAGER)
         except BlockedError as error:
             logger.warning("disruption budget not written", extra={"error": error.blocked.message})
+
+    async def _write_network_policy(self, context: Context) -> None:
+        """Where policies are wished for, a job does not run without its own: a refusal stops it before its pods are."""
+        peer = self._surroundings.peer
+        manifest = plan.plan_network_policy(context.job, peer) if peer is not None else None
+        if manifest is None:
+            return
+        live = await self._create_owned(manifest, context)
+        if live["spec"] != manifest["spec"]:
+            manifest["metadata"]["uid"] = live["metadata"]["uid"]
+            await self._kube.apply(manifest, field_manager=names.FIELD_MANAGER)
 
     async def _stop_driver(self, action: StopDriver, context: Context) -> None:
         """A driver that does not hear it is told again; one that has finished ends by itself in a minute."""
@@ -253,12 +298,39 @@ class Applier:
         except DriverUnavailableError as error:
             logger.info("driver did not take /checkpoint", extra={"error": str(error)})
 
+    async def _want_engines(self, count: int, context: Context) -> None:
+        """A driver that does not hear it is told again."""
+        token = self._tokens.driver_token(context.subject.metadata.uid)
+        try:
+            await self._driver.engines(_head_host(context), token, EnginesRequest(desired=count))
+        except DriverUnavailableError as error:
+            logger.info("driver did not take /engines", extra={"error": str(error)})
+
+    async def _resize_engines(self, action: ResizeEngines, context: Context) -> None:
+        """A patch that is refused was decided on what is no more, or may not be made: the next pass looks again."""
+        namespace, name = context.key
+        group = action.group
+        patch = plan.plan_resize(group.number, group.replicas, action.replicas, action.leaving, action.cluster_uid)
+        try:
+            live = await self._kube.patch(RAY_CLUSTERS, namespace, names.ray_cluster_name(name), patch)
+        except NotFoundError:
+            return
+        except (ForbiddenError, InvalidError, ConflictError) as error:
+            logger.warning("engines not resized", extra={"error": error.message})
+        else:
+            self._cache.upsert(RAY_CLUSTERS, live)
+
     async def _delete_ray_cluster(self, uid: str, context: Context) -> None:
         namespace, name = context.key
         try:
             await self._kube.delete(RAY_CLUSTERS, namespace, names.ray_cluster_name(name), uid=uid)
         except (NotFoundError, ConflictError):
             return
+
+
+def _curve(history: Body) -> tuple[str, int]:
+    """The uid of a ConfigMap, and a hash of what it holds (good in this process)."""
+    return str(history["metadata"].get("uid")), hash(frozenset((history.get("data") or {}).items()))
 
 
 def _head_host(context: Context) -> str:

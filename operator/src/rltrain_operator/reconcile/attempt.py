@@ -15,6 +15,7 @@ from rltrain_operator.reconcile import mirror, reasons
 from rltrain_operator.reconcile.draft import Draft
 from rltrain_operator.reconcile.failing import fail_attempt, forgive
 from rltrain_operator.reconcile.requests import ask_for_checkpoint, note_saved
+from rltrain_operator.reconcile.scaling import desired_engines, level_engines, state_engines
 from rltrain_operator.reconcile.stall import Pace, judge_pace
 from rltrain_operator.reconcile.state import StopDriver, Submit, Unreachable, WriteHistory
 
@@ -48,12 +49,15 @@ def come_to_its_end(draft: Draft) -> bool:
 
 def within_attempt(draft: Draft) -> None:
     """See the module's docstring; the draft has a cluster and an attempt that is alive."""
-    ray, driver = draft.observed.ray, answer_of(draft)
+    ray, driver, cluster = draft.observed.ray, answer_of(draft), draft.observed.cluster
+    assert cluster is not None, "attempts need a cluster"
     draft.look_again(POLL_SECONDS)
     count_engines(draft, driver)
     submitted = draft.conditions.reason(ConditionType.TRAINING) in reasons.SUBMITTED
     if driver is not None and driver.phase is DriverPhase.FAILED:
         fail_attempt(draft, _reported_failure(driver))
+    elif ray is None and not submitted and cluster.head_leaving:
+        _unanswered(draft, Unreachable("the head pod is being deleted"))
     elif ray is None and not submitted:
         _submit(draft)
     elif ray is None:
@@ -127,6 +131,8 @@ def _follow(draft: Draft, driver: DriverStatus) -> None:
         _running(draft, finished, pace.words)
         forgive(draft)
         ask_for_checkpoint(draft, driver)
+    if not finished:
+        level_engines(draft, driver)
     if was_finished:
         draft.act(StopDriver())
     elif history is not None:
@@ -171,13 +177,11 @@ def count_engines(draft: Draft, driver: DriverStatus | None) -> None:
         message = "SkyRL's trainer does not say how many of its engines serve"
         draft.conditions.set(ConditionType.ENGINES_READY, None, reasons.ENGINES_NOT_TOLD, message)
         return
-    engines = mirror.mirror_engines(draft.subject.metadata.name, cluster.wanted_engines, driver)
+    wanted = desired_engines(draft)
+    desired = cluster.wanted_engines if wanted is None else wanted
+    engines = mirror.mirror_engines(draft.subject.metadata.name, desired, driver)
     draft.set(engines=engines)
-    ready, desired = engines.ready or 0, engines.desired or 0
-    message = f"{ready} of {desired} engines serve"
-    all_serve = driver is not None and ready >= desired
-    reason = reasons.ENGINES_READY if all_serve else reasons.ENGINES_NOT_READY
-    draft.conditions.set(ConditionType.ENGINES_READY, all_serve, reason, message)
+    state_engines(draft, engines.ready or 0, desired, driver_answers=driver is not None)
 
 
 def _complete(draft: Draft) -> None:

@@ -12,8 +12,11 @@ from rltrain_api.spec.policies import FailureAction
 from rltrain_api.status import ConditionType, Phase
 from rltrain_operator.reconcile import reasons
 from rltrain_operator.reconcile.attempt import POLL_SECONDS, count_engines
+from rltrain_operator.reconcile.creation import record_spec
 from rltrain_operator.reconcile.draft import Draft
+from rltrain_operator.reconcile.edits import Edit, edit
 from rltrain_operator.reconcile.failing import restart_delay
+from rltrain_operator.reconcile.scaling import resize_between_attempts
 from rltrain_operator.reconcile.state import DeleteRayCluster, StopRayJob, Unreachable
 
 
@@ -48,6 +51,10 @@ def _awaited_before_next(draft: Draft) -> str | None:
         if draft.attempt > 0 and draft.now < due:
             draft.look_again_at(due)
             return f"{seconds:g} s after {failure.reason} (spec.failurePolicy.restartDelaySeconds)"
+    resizing = resize_between_attempts(draft)
+    if resizing is not None:
+        draft.look_again(POLL_SECONDS)
+        return resizing
     if not cluster.ready:
         condition = draft.conditions.get(ConditionType.CLUSTER_READY)
         draft.look_again(POLL_SECONDS if draft.attempt else POLL_SECONDS * 10)
@@ -67,6 +74,8 @@ def _plan_attempt(draft: Draft) -> None:
     """The number and the id go into the status first; the next pass submits under them."""
     metadata = draft.subject.metadata
     attempt = draft.attempt + 1
+    if edit(draft) is Edit.ENGINES:
+        record_spec(draft)
     draft.set(
         attempt=attempt,
         submission_id=names.submission_id(metadata.name, metadata.uid, attempt),

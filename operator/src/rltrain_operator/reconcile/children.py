@@ -1,10 +1,11 @@
-"""What every object in the cluster tells about itself: whose it is, and what its conditions say."""
+"""What every object in the cluster tells about itself: whose it is, what it is for, what its conditions say."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from rltrain_api import names
 from rltrain_operator.kube import Body
 
 
@@ -20,3 +21,13 @@ def condition_of(body: Body, kind: str) -> Mapping[str, Any]:
             found: Mapping[str, Any] = condition
             return found
     return {}
+
+
+def role_of(pod: Body) -> str:
+    """The role of one of a job's pods; empty for a pod without one."""
+    return str((pod["metadata"].get("labels") or {}).get(names.ROLE_LABEL, ""))
+
+
+def is_leaving(child: Body) -> bool:
+    """Whether it is being deleted."""
+    return "deletionTimestamp" in child["metadata"]

@@ -20,14 +20,15 @@ class Conditions:
     """The conditions of one decision: starts from those in the status and is changed one by one."""
 
     def __init__(self, old: Iterable[Condition], *, now: datetime, generation: int) -> None:
-        self._by_type = {condition.type: condition for condition in old}
+        self._before = {condition.type: condition for condition in old}
+        self._by_type = dict(self._before)
         self._now = now
         self._generation = generation
 
     def set(self, kind: ConditionType, truth: bool | None, reason: str, message: str = "") -> None:
-        """State one condition; None means Unknown."""
+        """State one condition; None means Unknown. What is stated last counts, as if nothing had been said before."""
         status: Truth = "Unknown" if truth is None else "True" if truth else "False"
-        old = self._by_type.get(kind)
+        old = self._before.get(kind)
         changed = old is None or old.status != status
         self._by_type[kind] = Condition(
             type=kind,

@@ -19,8 +19,16 @@ from rltrain_operator.reconcile.apply import Applier, BlockedError, Context
 from rltrain_operator.reconcile.coalesce import write_due
 from rltrain_operator.reconcile.decide import decide
 from rltrain_operator.reconcile.fitting import NodeWatch, with_shortfalls
-from rltrain_operator.reconcile.observe import Poller, view_subject
-from rltrain_operator.reconcile.state import Action, CreateRecords, Decision, Observed, Subject, Submit
+from rltrain_operator.reconcile.observe import Judgements, Poller, view_subject
+from rltrain_operator.reconcile.state import (
+    Action,
+    CreateRayCluster,
+    CreateRecords,
+    Decision,
+    Observed,
+    Subject,
+    Submit,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +56,7 @@ class Controller:
         self._metrics = metrics
         self._nodes = nodes
         self._clock = clock
+        self._judgements = Judgements()
         self._last_write: dict[Key, datetime] = {}
 
     async def reconcile(self, key: Key) -> float | None:
@@ -60,10 +69,8 @@ class Controller:
             self._last_write.pop(key, None)
             return None
         now = self._clock().replace(microsecond=0)
-        subject = view_subject(body)
-        observed = await self._poller.observe(self._cache, key, subject, now)
-        if self._nodes is not None:
-            observed = await with_shortfalls(observed, subject, self._nodes)
+        subject = view_subject(body, self._judgements.judge)
+        observed = await self._observe(key, subject, now)
         decision = decide(subject, observed, now)
         done: list[Action] = []
         try:
@@ -71,7 +78,20 @@ class Controller:
         except BlockedError as error:
             logger.info("blocked", extra={"job": "/".join(key), "reason": error.blocked.reason})
             decision = _blocked_decision(subject, replace(observed, blocked=error.blocked), now, decision, done)
+        else:
+            if any(isinstance(action, CreateRayCluster) for action in done):
+                decision = await self._with_the_new_cluster(key, subject, decision, now)
         return await self._write_status(key, subject, decision, now)
+
+    async def _observe(self, key: Key, subject: Subject, now: datetime) -> Observed:
+        observed = await self._poller.observe(self._cache, key, subject, now)
+        return observed if self._nodes is None else await with_shortfalls(observed, subject, self._nodes)
+
+    async def _with_the_new_cluster(self, key: Key, subject: Subject, made: Decision, now: datetime) -> Decision:
+        """What the next pass would say of the cluster that is there now, so that one write of the status says both."""
+        written = replace(subject, status=made.status)
+        seen = decide(written, await self._observe(key, written, now), now)
+        return made if seen.actions else seen
 
     async def _apply(self, actions: tuple[Action, ...], context: Context, done: list[Action]) -> None:
         for action in actions:

@@ -45,13 +45,16 @@ def before_the_cluster(draft: Draft) -> None:
     # A cluster that somebody deleted is made again; what the initializers prepared is still on the volumes.
     if draft.value("ray_cluster") is not None or _initializers_are_done(draft):
         draft.act(CreateRayCluster())
-        cluster_name = names.ray_cluster_name(job.metadata.name)
-        host = names.head_service_host(job.metadata.name, job.metadata.namespace)
-        dashboard = f"http://{host}:{names.DASHBOARD_PORT}"
-        draft.set(ray_cluster=RayClusterReference(name=cluster_name, dashboard=dashboard))
-        message = f"RayCluster {cluster_name} is being created"
+        draft.set(ray_cluster=_reference(draft))
+        message = f"RayCluster {names.ray_cluster_name(job.metadata.name)} is being created"
         draft.underway(Phase.PROVISIONING, reasons.PROVISIONING, message)
         draft.conditions.set(ConditionType.CLUSTER_READY, False, reasons.PROVISIONING, message)
+
+
+def _reference(draft: Draft) -> RayClusterReference:
+    metadata = draft.subject.metadata
+    dashboard = f"http://{names.head_service_host(metadata.name, metadata.namespace)}:{names.DASHBOARD_PORT}"
+    return RayClusterReference(name=names.ray_cluster_name(metadata.name), dashboard=dashboard)
 
 
 def record_spec(draft: Draft) -> None:
@@ -60,7 +63,9 @@ def record_spec(draft: Draft) -> None:
     assert job is not None, "only called for a job that can be read"
     draft.act(CreateRecords())
     digest = document_hash(resolved_document(job))
-    record = ResolvedConfigReference(config_map=_record_name(draft), hash=digest, spec_hash=plan.spec_hash(job))
+    record = ResolvedConfigReference(
+        config_map=_record_name(draft), hash=digest, spec_hash=plan.spec_hash(job), engines=plan.engines_of(job)
+    )
     draft.set(resolved_config=record)
 
 
@@ -108,6 +113,8 @@ def engage_cluster(draft: Draft) -> None:
     """ClusterReady follows the RayCluster; what keeps it from being ready is said pod by pod."""
     cluster = draft.observed.cluster
     assert cluster is not None, "only called with a cluster"
+    if draft.value("ray_cluster") is None:  # a crash came between its creation and the status, or a person removed it
+        draft.set(ray_cluster=_reference(draft))
     if cluster.ready:
         message = f"head and {cluster.wanted_workers} worker pods are ready"
         draft.conditions.set(ConditionType.CLUSTER_READY, True, reasons.CLUSTER_READY, message)
@@ -118,6 +125,7 @@ def engage_cluster(draft: Draft) -> None:
         )
         return
     head = "head ready" if cluster.head_ready else "head not ready"
+    head = "head is being deleted" if cluster.head_leaving else head
     message = f"{head}, {cluster.ready_workers} of {cluster.wanted_workers} worker pods ready"
     troubles = cluster.troubles or (() if cluster.head_ready else (cluster.head_message or "no head pod yet",))
     if troubles:

@@ -47,6 +47,13 @@
     36  cluster not ready                              none                           Provisioning, … (deadline: Failed)
     37  over, its driver still runs                    StopRayJob                     Restarting
     38  cluster ready                                  none, again at once            attempt n+1 and its id
+    --  the number of engines alone is another, and may change while the run goes on: besides 15 and 34-38, `scaling`
+    39  trains, fewer pods than engines wanted         ResizeEngines                  Reconciling: ScalingEngines
+    40  trains, pods are ready, or engines too many    WantEngines(n)                 Reconciling: ScalingEngines
+    41  trains, drained, more pods than engines        ResizeEngines naming pods      Reconciling: ScalingEngines
+    42  trains, pods did not come in time              none                           EnginesReady: EnginesNotAvailable
+    43  no attempt is alive, another number of pods    ResizeEngines                  as 36
+    44  as 38                                          CreateRecords                  as 38: resolvedConfig
 
 "Attempt failed" is `failing`: Restarting, or Failed where a rule of the failure policy or its backoffLimit says so. A
 number is in the status before the deed that bears it (38 before 13), a wish before the driver hears of it (24 before

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from rltrain_api.job import RLTrainingJob
 from rltrain_operator.kube import ApiError, ForbiddenError
 from rltrain_operator.kube.resources import NODES
 from rltrain_operator.plan import cluster_hash, plan_ray_cluster
@@ -34,6 +35,7 @@ class NodeWatch:
         self._lock = asyncio.Lock()
         self._nodes: list[Node] | None = None
         self._due: float | None = None
+        self._shortfalls: dict[tuple[str, int], tuple[str, ...]] = {}
 
     async def nodes(self) -> list[Node] | None:
         """All nodes, or None where they cannot be had."""
@@ -41,7 +43,17 @@ class NodeWatch:
             if self._due is None or self._clock() >= self._due:
                 self._nodes = await self._list()
                 self._due = self._clock() + FRESH_SECONDS
+                self._shortfalls.clear()
             return self._nodes
+
+    async def shortfalls(self, job: RLTrainingJob) -> tuple[str, ...]:
+        """What of the job's pods those nodes can never hold; nothing where they cannot be had."""
+        nodes, key = await self.nodes(), (job.metadata.uid, job.metadata.generation)
+        if nodes is None:
+            return ()
+        if key not in self._shortfalls:
+            self._shortfalls[key] = tuple(shortfalls(wanted_pods(plan_ray_cluster(job)), nodes))
+        return self._shortfalls[key]
 
     async def _list(self) -> list[Node] | None:
         try:
@@ -58,7 +70,4 @@ async def with_shortfalls(observed: Observed, subject: Subject, watch: NodeWatch
     cluster, job = observed.cluster, subject.job
     if cluster is None or job is None or cluster.ready or cluster.deleting or cluster.spec_hash != cluster_hash(job):
         return observed
-    nodes = await watch.nodes()
-    if nodes is None:
-        return observed
-    return replace(observed, shortfalls=tuple(shortfalls(wanted_pods(plan_ray_cluster(job)), nodes)))
+    return replace(observed, shortfalls=await watch.shortfalls(job))

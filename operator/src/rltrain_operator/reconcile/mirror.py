@@ -11,7 +11,7 @@ from rltrain_operator.reconcile.conditions import cut
 
 LOOP_PREFIX = "train/"
 MAX_LOOP_PARTS = 48
-NOT_SERVING = frozenset({EngineState.DEAD, EngineState.JOINING})
+NOT_SERVING = frozenset({EngineState.DEAD, EngineState.JOINING, EngineState.DRAINING})
 
 
 def mirror_progress(driver: DriverStatus, newest_checkpoint: Checkpoint | None) -> Progress:

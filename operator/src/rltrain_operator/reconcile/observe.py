@@ -7,7 +7,7 @@ lost with the process on purpose: a new operator gives a silent driver the full 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from rltrain_api import names
 from rltrain_api.job import ObjectMeta
-from rltrain_api.judge import judge
+from rltrain_api.judge import Judgement, judge
 from rltrain_api.spec.policies import FailurePolicy
 from rltrain_api.status import ConditionType, Status
 from rltrain_api.wire import DriverPhase, DriverStatus, History
@@ -26,8 +26,10 @@ from rltrain_operator.kube import Body
 from rltrain_operator.kube.resources import BATCH_JOBS, PODS, RAY_CLUSTERS, WORKLOADS
 from rltrain_operator.plan import beyond_this_release, worker_pods_wanted
 from rltrain_operator.rayjobs import LOG_TAIL_BYTES, LOG_TAIL_LINES, RayJob, RayJobsApi, RayUnavailableError
+from rltrain_operator.recent import Recent
 from rltrain_operator.reconcile import reasons
-from rltrain_operator.reconcile.children import condition_of, owned_by
+from rltrain_operator.reconcile.children import condition_of, is_leaving, owned_by, role_of
+from rltrain_operator.reconcile.engine_pods import view_engine_group
 from rltrain_operator.reconcile.queueing import view_queue
 from rltrain_operator.reconcile.stall import judge_pace
 from rltrain_operator.reconcile.state import (
@@ -44,9 +46,33 @@ from rltrain_operator.tokens import TokenIssuer
 
 HISTORY_INTERVAL = timedelta(seconds=30)
 MAX_TROUBLES = 8
+# Some 40 kB each: what is polled or changes now fits, what is idle goes.
+JUDGEMENTS_HELD = 400
+JUDGEMENT_SECONDS = 60.0
 
 
-def view_subject(body: Body) -> Subject:
+class Judgements:
+    """What was said of specs of late, so that a job that is looked at every 3 s is not judged every time.
+
+    A judgement rests on the name and the spec. Of the metadata of the job in it only name, uid and generation are those
+    of the document; the rest may be older.
+    """
+
+    def __init__(self) -> None:
+        self._known: Recent[tuple[str, int], tuple[Any, Judgement]] = Recent(JUDGEMENTS_HELD, JUDGEMENT_SECONDS)
+
+    def judge(self, document: Mapping[str, Any]) -> Judgement:
+        """As `rltrain_api.judge.judge`."""
+        metadata, spec = document["metadata"], document.get("spec")
+        key = (str(metadata.get("uid")), int(metadata.get("generation") or 0))
+        judged, judgement = self._known.get(key) or (None, None)
+        if judgement is None or judged != spec:  # a definition with other defaults changes specs of one generation
+            judgement = judge(document)
+        self._known.put(key, (spec, judgement))
+        return judgement
+
+
+def view_subject(body: Body, judge: Callable[[Mapping[str, Any]], Judgement] = judge) -> Subject:
     """The job as models. A status that cannot be read (edited by hand) counts as none: it is derived anew."""
     document = {key: value for key, value in body.items() if key != "status"}
     metadata = ObjectMeta.model_validate(body["metadata"])
@@ -150,13 +176,12 @@ def view_cluster(cache: Cache, key: Key, job_uid: str) -> ClusterView | None:
     metadata = ray_cluster["metadata"]
     head = condition_of(ray_cluster, "HeadPodReady")
     failure = condition_of(ray_cluster, "ReplicaFailure")
-    pods = [pod for pod in cache.children(key, PODS) if _role(pod) != names.ROLE_INITIALIZER]
+    pods = [pod for pod in cache.children(key, PODS) if role_of(pod) != names.ROLE_INITIALIZER]
     troubles = group_troubles(pods)
     head_pod = _running_head(pods, metadata["name"])
     labels = metadata.get("labels") or {}
     if failure.get("status") == "True":
         troubles.insert(0, f"KubeRay: {failure.get('reason')}: {failure.get('message')}")
-    groups = (ray_cluster.get("spec") or {}).get("workerGroupSpecs") or []
     return ClusterView(
         uid=metadata["uid"],
         created=datetime.fromisoformat(metadata["creationTimestamp"]),
@@ -167,10 +192,11 @@ def view_cluster(cache: Cache, key: Key, job_uid: str) -> ClusterView | None:
         head_message=str(head.get("message") or head.get("reason") or ""),
         ready_workers=int((ray_cluster.get("status") or {}).get("readyWorkerReplicas") or 0),
         wanted_workers=worker_pods_wanted(ray_cluster),
-        wanted_engines=sum(int(g.get("replicas") or 0) for g in groups if g.get("groupName") == names.ROLE_INFERENCE),
+        engine_group=view_engine_group(ray_cluster, pods),
         ready_gpus=sum(_gpus(pod) for pod in pods if condition_of(pod, "Ready").get("status") == "True"),
         head_host=_head_host(head_pod),
         head_pod=head_pod["metadata"]["name"] if head_pod is not None else None,
+        head_leaving=head_pod is not None and is_leaving(head_pod),
         ends=tuple(end for pod in pods for end in pod_ends(pod)),
         troubles=tuple(troubles[:MAX_TROUBLES]),
         queue=view_queue(ray_cluster, cache.children(key, WORKLOADS)),
@@ -183,10 +209,6 @@ def _gpus(pod: Body) -> int:
     return int(value) if value.isdecimal() else 0
 
 
-def _role(pod: Body) -> str:
-    return str((pod["metadata"].get("labels") or {}).get(names.ROLE_LABEL, ""))
-
-
 def pod_ends(pod: Body) -> list[PodEnd]:
     """How the pod's containers last ended, those that ended well left out."""
     found = []
@@ -195,7 +217,7 @@ def pod_ends(pod: Body) -> list[PodEnd]:
         if ended.get("exitCode") and ended.get("finishedAt"):
             end = PodEnd(
                 pod=pod["metadata"]["name"],
-                role=_role(pod),
+                role=role_of(pod),
                 reason=str(ended.get("reason") or "Error"),
                 exit_code=int(ended["exitCode"]),
                 time=datetime.fromisoformat(ended["finishedAt"]),
@@ -211,12 +233,15 @@ def view_leftovers(cache: Cache, key: Key) -> tuple[str, ...]:
 
 
 def _running_head(pods: list[Body], cluster_name: str) -> Body | None:
-    for pod in pods:
-        labels = pod["metadata"].get("labels") or {}
-        running = pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
-        if _role(pod) == names.ROLE_HEAD and labels.get("ray.io/cluster") == cluster_name and running:
-            return pod
-    return None
+    """The head pod that runs; the one that is being deleted only while there is no other."""
+    heads = [
+        pod
+        for pod in pods
+        if role_of(pod) == names.ROLE_HEAD
+        and (pod["metadata"].get("labels") or {}).get("ray.io/cluster") == cluster_name
+        and pod["status"].get("phase") == "Running"
+    ]
+    return min(heads, key=is_leaving, default=None)
 
 
 def _head_host(head_pod: Body | None) -> str | None:

@@ -11,13 +11,15 @@ from datetime import timedelta
 from typing import Any
 
 from rltrain_api.status import ConditionType, Phase, Stop
+from rltrain_api.wire import DriverPhase
 from rltrain_operator.kube import Body
 from rltrain_operator.plan.queueing import KUEUE_QUEUE_LABEL
 from rltrain_operator.reconcile import reasons
+from rltrain_operator.reconcile.attempt import POLL_SECONDS, answer_of, mirror_driver
 from rltrain_operator.reconcile.children import condition_of, owned_by
 from rltrain_operator.reconcile.conditions import cut
 from rltrain_operator.reconcile.draft import Draft
-from rltrain_operator.reconcile.state import ClusterView, QueueView
+from rltrain_operator.reconcile.state import ClusterView, QueueView, StopDriver
 
 MESSAGE_LENGTH = 1000
 # Kueue makes a Workload in well under a second.
@@ -89,6 +91,7 @@ def waits_for_quota(draft: Draft) -> bool:
     if running:
         stop = draft.open_stop or Stop(attempt=draft.attempt, reason=queue.reason, requested=draft.now)
         draft.set(stop=stop.model_copy(update={"ended": draft.now}))
+    _hear_its_last_words(draft)
     ended = f"attempt {draft.attempt} ended with the loss of its quota, which counts as no failure; " if running else ""
     message = f"{ended}{words}"
     draft.conditions.set(ConditionType.QUOTA_RESERVED, False, queue.reason, words)
@@ -98,6 +101,18 @@ def waits_for_quota(draft: Draft) -> bool:
     if queue.lasting:
         draft.conditions.set(ConditionType.STALLED, True, queue.reason, words)
     return True
+
+
+def _hear_its_last_words(draft: Draft) -> None:
+    """The pods of an evicted job ask its driver to save before they go: its checkpoint is known before it is gone."""
+    cluster, driver = draft.observed.cluster, answer_of(draft)
+    if cluster is None or cluster.head_host is None:
+        return
+    draft.look_again(POLL_SECONDS)
+    if driver is not None:
+        mirror_driver(draft, driver)
+        if driver.phase is DriverPhase.STOPPED and draft.value("checkpoint") == draft.old.checkpoint:
+            draft.act(StopDriver())  # all it has to say is in the status, and its pod waits for its end
 
 
 def has_no_quota(draft: Draft, why: str) -> None:

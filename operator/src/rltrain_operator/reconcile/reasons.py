@@ -37,6 +37,8 @@ ACTIVE_DEADLINE_EXCEEDED = "ActiveDeadlineExceeded"
 ENGINES_READY = "EnginesReady"
 ENGINES_NOT_READY = "EnginesNotReady"
 ENGINES_NOT_TOLD = "EnginesNotTold"
+ENGINES_NOT_AVAILABLE = "EnginesNotAvailable"
+SCALING_ENGINES = "ScalingEngines"
 
 # What the API server or another's object keeps us from
 FOREIGN_OBJECT = "ForeignObject"

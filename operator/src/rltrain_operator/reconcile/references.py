@@ -1,27 +1,57 @@
 """What a job names and does not make: volume claims and scripts that have to be there before anything is made.
 
 Asked once before the records are made, and again every 30 s while something is amiss. A job that names nothing costs no
-request.
+request, and a hundred jobs that name one claim cost one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 from rltrain_api import names
 from rltrain_api.job import RLTrainingJob
 from rltrain_api.rules.facts import Facts
 from rltrain_api.rules.volumes import why_several_nodes
-from rltrain_operator.kube import Body, KubeApi, NotFoundError
+from rltrain_operator.kube import Body, KubeApi, NotFoundError, Resource
 from rltrain_operator.kube.resources import CLAIMS, CONFIG_MAPS
+from rltrain_operator.recent import Recent
 from rltrain_operator.reconcile import reasons
 from rltrain_operator.reconcile.state import Blocked
 
 _CHECKPOINTS = "spec.storage.checkpoints"
 _FOR_ALL_NODES = {"ReadWriteMany", "ReadOnlyMany"}
 
+# Shorter than the wait before a job that lacks something is looked at again, so that it sees what was mended.
+CLAIM_SECONDS = 20.0
+CLAIMS_HELD = 200
 
-async def amiss(job: RLTrainingJob, kube: KubeApi) -> Blocked | None:
+
+class Reader(Protocol):
+    """What is asked of the API server here."""
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Body: ...
+
+
+class RecentClaims:
+    """The API server, but that a claim which was there a moment ago is not asked for again."""
+
+    def __init__(self, kube: KubeApi) -> None:
+        self._kube = kube
+        self._claims: Recent[tuple[str, str], Body] = Recent(CLAIMS_HELD, CLAIM_SECONDS)
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Body:
+        """The object; the client's errors go to the caller, and are not remembered."""
+        if resource is not CLAIMS:
+            return await self._kube.get(resource, namespace, name)
+        claim = self._claims.get((namespace, name))
+        if claim is None:
+            claim = await self._kube.get(resource, namespace, name)
+            self._claims.put((namespace, name), claim)
+        return claim
+
+
+async def amiss(job: RLTrainingJob, kube: Reader) -> Blocked | None:
     """The first thing that a job names and cannot have, or None; the client's errors go to the caller."""
     namespace, several = job.metadata.namespace, why_several_nodes(Facts(job))
     for path, name, written in claims_named(job):
@@ -57,7 +87,7 @@ def claims_named(job: RLTrainingJob) -> Iterator[tuple[str, str, bool]]:
             yield f"spec.storage.data[{index}].claimName", volume.claim_name, False
     if storage.cache is not None and storage.cache.claim_name is not None:
         yield "spec.storage.cache.claimName", storage.cache.claim_name, True
-    if origin is not None:
+    if origin is not None and origin.url is None:
         claim = origin.claim_name or names.claim_name(origin.job, "checkpoints")
         if claim != own:
             yield f"{_CHECKPOINTS}.resumeFrom", claim, False

@@ -58,6 +58,25 @@ class PodEnd:
 
 
 @dataclass(frozen=True)
+class EnginePod:
+    """A pod of the inference group that is not being deleted; pods of one `replica` are one engine's."""
+
+    name: str
+    replica: str
+    ready: bool
+
+
+@dataclass(frozen=True)
+class EngineGroup:
+    """The inference group of the RayCluster: its place in the list, its replicas, pods of each, and the pods there."""
+
+    number: int
+    replicas: int
+    hosts: int = 1
+    pods: tuple[EnginePod, ...] = ()
+
+
+@dataclass(frozen=True)
 class QueueView:
     """What Kueue says of the RayCluster: where it is queued, and whether and why it is held back.
 
@@ -75,8 +94,9 @@ class QueueView:
 class ClusterView:
     """The RayCluster and its pods.
 
-    `head_host` is the address of the running head pod, `head_pod` its name; `troubles` says, pod by pod, what keeps
-    pods from being ready; `ends` are the newest bad ends of containers.
+    `head_host` is the address of the running head pod, `head_pod` its name; `head_leaving`: it is being deleted, and
+    its driver is about to save. `troubles` says, pod by pod, what keeps pods from being ready; `ends` are the newest
+    bad ends of containers.
     """
 
     uid: str
@@ -88,18 +108,25 @@ class ClusterView:
     head_message: str = ""
     ready_workers: int = 0
     wanted_workers: int = 0
-    wanted_engines: int = 0
+    engine_group: EngineGroup | None = None
     ready_gpus: int = 0
     head_host: str | None = None
     head_pod: str | None = None
+    head_leaving: bool = False
     troubles: tuple[str, ...] = ()
     ends: tuple[PodEnd, ...] = ()
     queue: QueueView | None = None
 
     @property
+    def wanted_engines(self) -> int:
+        """Engines that the cluster has been asked to have pods for."""
+        return self.engine_group.replicas if self.engine_group is not None else 0
+
+    @property
     def ready(self) -> bool:
         """A ready head and as many ready workers as wanted. KubeRay's own `state` is sticky and not used."""
-        return self.head_ready and self.ready_workers >= self.wanted_workers and not self.deleting
+        there = self.head_ready and not self.head_leaving
+        return there and self.ready_workers >= self.wanted_workers and not self.deleting
 
 
 @dataclass(frozen=True)
@@ -196,6 +223,23 @@ class RequestCheckpoint:
 
 
 @dataclass(frozen=True)
+class WantEngines:
+    """Tell the driver how many engines it shall keep running."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class ResizeEngines:
+    """Give the inference group another number of replicas, if it still is the one that was seen; `leaving` pods go."""
+
+    cluster_uid: str
+    group: EngineGroup
+    replicas: int
+    leaving: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class DeleteRayCluster:
     """Give the nodes back; `uid` makes sure that it is the cluster that was decided about."""
 
@@ -211,6 +255,8 @@ Action = (
     | WriteHistory
     | StopDriver
     | RequestCheckpoint
+    | WantEngines
+    | ResizeEngines
     | DeleteRayCluster
 )
 

@@ -7,27 +7,18 @@ foremost wish is carried out first; an attempt that is alive is stopped before (
 from __future__ import annotations
 
 from datetime import timedelta
-from enum import StrEnum
 
 from rltrain_api import names
-from rltrain_api.resolve import document_hash, resolved_document
 from rltrain_api.spec.policies import UpdatePolicy
 from rltrain_api.status import ConditionType, Failure, Phase, Stop
-from rltrain_operator.plan import cluster_hash, spec_hash
+from rltrain_operator.plan import engines_of, fixed_engines
 from rltrain_operator.reconcile import reasons
 from rltrain_operator.reconcile.creation import await_leftovers, record_spec
 from rltrain_operator.reconcile.draft import Draft
+from rltrain_operator.reconcile.edits import Edit, edit
 from rltrain_operator.reconcile.requests import note_restart, restart_is_wanted
 from rltrain_operator.reconcile.state import DeleteRayCluster
 from rltrain_operator.reconcile.stopping import Wish
-
-
-class Edit(StrEnum):
-    """What an edit of the spec changes of the run that is recorded."""
-
-    NOTHING = "nothing"
-    CONFIGURATION = "configuration"  # the same pods run it
-    PODS = "pods"
 
 
 def foremost_wish(draft: Draft) -> Wish | None:
@@ -37,13 +28,22 @@ def foremost_wish(draft: Draft) -> Wish | None:
     if deadline_is_over(draft):
         return Wish(reasons.ACTIVE_DEADLINE_EXCEEDED, _deadline_words(draft))
     change = edit(draft)
-    if change is not Edit.NOTHING and _edits_apply(draft):
-        return Wish(reasons.UPDATING, f"the spec was edited ({change.value})")
+    if change in (Edit.CONFIGURATION, Edit.PODS) and _edits_apply(draft):
+        return Wish(reasons.UPDATING, f"the spec was edited ({change.value}){_why_engines_are_fixed(draft)}")
     if restart_is_wanted(draft):
         if draft.attempt_is_alive:
             return Wish(reasons.RESTART_REQUESTED, f"{names.RESTART_REQUEST_ANNOTATION} has a new value")
         note_restart(draft)
     return None
+
+
+def _why_engines_are_fixed(draft: Draft) -> str:
+    """Why an edit of their number stops the run, where it has one."""
+    job, record = draft.subject.job, draft.value("resolved_config")
+    assert job is not None, "a spec that cannot be read is no edit"
+    fixed = fixed_engines(job)
+    changed = record.engines is not None and record.engines != engines_of(job)
+    return f"; the number of engines cannot change while it runs: {fixed}" if fixed and changed else ""
 
 
 def carry_out(draft: Draft, wish: Wish) -> None:
@@ -152,28 +152,13 @@ def _deadline_words(draft: Draft) -> str:
     return f"spec.activeDeadlineSeconds ({seconds} s) are over"
 
 
-def edit(draft: Draft) -> Edit:
-    """What the spec asks for beside what is recorded; policies, which apply at once, do not count."""
-    job, record, cluster = draft.subject.job, draft.value("resolved_config"), draft.observed.cluster
-    if job is None or record is None or draft.subject.errors:
-        return Edit.NOTHING
-    if record.config_map == names.config_map_name(job.metadata.name, job.metadata.generation):
-        return Edit.NOTHING
-    if record.spec_hash == spec_hash(job):
-        return Edit.NOTHING  # whatever a newer operator would make of the same words
-    if cluster is not None and cluster_hash(job) != cluster.spec_hash:
-        return Edit.PODS
-    changed = document_hash(resolved_document(job)) != record.hash
-    return Edit.CONFIGURATION if changed else Edit.NOTHING
-
-
 def _edits_apply(draft: Draft) -> bool:
     return draft.spec is not None and draft.spec.update_policy is UpdatePolicy.RESTART_FROM_CHECKPOINT
 
 
 def state_unapplied_edit(draft: Draft, *, over: bool) -> None:
     """Say of an edit that it changes nothing, and why."""
-    if edit(draft) is Edit.NOTHING or (_edits_apply(draft) and not over):
+    if edit(draft) in (Edit.NOTHING, Edit.ENGINES) or (_edits_apply(draft) and not over):
         return
     generation = draft.value("resolved_config").config_map.rsplit("-", 1)[1]
     why = "the job is over" if over else "spec.updatePolicy is Reject"

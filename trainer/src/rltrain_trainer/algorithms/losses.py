@@ -1,4 +1,9 @@
-"""Policy losses per token; `rltrain_trainer.algorithms.reductions` makes one number of them."""
+"""Policy losses per token, by name; `rltrain_trainer.algorithms.reductions` makes one number of them.
+
+A loss is a function of log-probabilities, advantages and a mask. The families are modules of their own; this one holds
+what they share: the registry, the front that callers use, and the clipped surrogate. A loss must not know which model
+gave the log-probabilities, nor how its tokens will be weighed.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,11 @@ import torch
 from torch import Tensor
 
 from rltrain_api.config import AlgorithmConfig
-from rltrain_trainer.algorithms.masking import bounded_exp, masked_mean
+from rltrain_trainer.algorithms.masking import masked_mean
+from rltrain_trainer.algorithms.registry import Registry
+
+# Loss per token, and metrics: scalars, which are means over the trained tokens unless `statistics` says otherwise.
+LossAndMetrics = tuple[Tensor, dict[str, Tensor]]
 
 
 class PolicyLoss(Protocol):
@@ -23,8 +32,12 @@ class PolicyLoss(Protocol):
         *,
         rollout_logprobs: Tensor | None,
         config: AlgorithmConfig,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> LossAndMetrics:
         """Loss per token and metrics."""
+
+
+POLICY_LOSSES: Registry[PolicyLoss] = Registry("trainer.algorithm.policy_loss_type")
+register_policy_loss = POLICY_LOSSES.register
 
 
 def policy_loss(
@@ -36,60 +49,38 @@ def policy_loss(
     *,
     rollout_logprobs: Tensor | None = None,
     config: AlgorithmConfig,
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> LossAndMetrics:
     """Loss per token, [batch, tokens] and not yet reduced, and scalar metrics.
 
     logprobs: under the policy being trained; old_logprobs: under the policy before the update; rollout_logprobs: by the
     engine that sampled; advantages; loss_mask: 1 on trained tokens. All [batch, tokens]. Values of the loss where the
-    mask is 0 mean nothing. Metrics are means over the trained tokens of this call, so that those of micro-batches
-    combine weighted by their number of trained tokens. Raises ValueError for an unknown name.
+    mask is 0 mean nothing. Metrics are of the tokens of this call; `rltrain_trainer.algorithms.statistics` joins those
+    of several calls. Raises ValueError for an unknown name, and for log-probabilities of the engine that a loss needs
+    and did not get.
     """
-    try:
-        loss = POLICY_LOSSES[name]
-    except KeyError as error:
-        known = ", ".join(sorted(POLICY_LOSSES))
-        raise ValueError(f"trainer.algorithm.policy_loss_type: {name} is not one of {known}") from error
+    loss = POLICY_LOSSES.named(name)
     return loss(logprobs, old_logprobs, advantages, loss_mask, rollout_logprobs=rollout_logprobs, config=config)
 
 
-def regular(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    loss_mask: Tensor,
-    *,
-    rollout_logprobs: Tensor | None,
-    config: AlgorithmConfig,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """PPO's clipped surrogate (arXiv 1707.06347, eq. 7): -min(r·A, clamp(r, 1 - low, 1 + high)·A), r = π/π_old.
-
-    clip_ratio: the share of tokens where the clipped term was the smaller one.
-    """
-    ratio = bounded_exp(logprobs - old_logprobs)
+def clipped_surrogate(
+    ratio: Tensor, advantages: Tensor, loss_mask: Tensor, config: AlgorithmConfig
+) -> tuple[Tensor, Tensor]:
+    """-min(r·A, clamp(r, 1 - eps_clip_low, 1 + eps_clip_high)·A), and the share of tokens where the clip counted."""
     free = -ratio * advantages
     clipped = -ratio.clamp(1 - config.eps_clip_low, 1 + config.eps_clip_high) * advantages
-    clip_ratio = masked_mean((clipped > free).to(ratio.dtype), loss_mask).detach()
-    return torch.maximum(free, clipped), {"clip_ratio": clip_ratio}
+    return torch.maximum(free, clipped), share_of_tokens(clipped > free, loss_mask)
 
 
-def dual_clip(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    loss_mask: Tensor,
-    *,
-    rollout_logprobs: Tensor | None,
-    config: AlgorithmConfig,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Dual-clip PPO (arXiv 1912.09729, eq. 5): where A < 0 the regular loss is bounded by -clip_ratio_c·A.
-
-    clip_ratio counts the first clip only, as upstream does.
-    """
-    loss, metrics = regular(
-        logprobs, old_logprobs, advantages, loss_mask, rollout_logprobs=rollout_logprobs, config=config
-    )
-    bounded = torch.minimum(loss, -config.clip_ratio_c * advantages)
-    return torch.where(advantages < 0, bounded, loss), metrics
+def share_of_tokens(true: Tensor, loss_mask: Tensor) -> Tensor:
+    """The share of trained tokens where it is true, as a scalar without gradient."""
+    return masked_mean(true.double(), loss_mask).detach()
 
 
-POLICY_LOSSES: dict[str, PolicyLoss] = {"regular": regular, "dual_clip": dual_clip}
+def needed_rollout_logprobs(name: str, rollout_logprobs: Tensor | None) -> Tensor:
+    """The engine's log-probabilities. Raises ValueError, naming the loss, when there are none."""
+    if rollout_logprobs is None:
+        raise ValueError(
+            f"trainer.algorithm.policy_loss_type: {name} needs the log-probabilities of the engine that sampled; set "
+            "generator.sampling_params.logprobs to 1"
+        )
+    return rollout_logprobs

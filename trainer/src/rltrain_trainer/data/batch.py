@@ -27,9 +27,14 @@ class TrainBatch:
     token_rewards: Tensor  # [batch, response] float32
     rollout_logprobs: Tensor  # [batch, response] float32, by the engine that sampled
     group_ids: Tensor  # [batch] int64, equal for samples of one prompt
+    old_logprobs: Tensor | None = None  # [batch, response] float32, by the policy before the update
+    reference_logprobs: Tensor | None = None  # [batch, response] float32, by the frozen reference
+    values: Tensor | None = None  # [batch, response] float32, by the critic before the update
     advantages: Tensor | None = None  # [batch, response] float32
     returns: Tensor | None = None  # [batch, response] float32
-    old_logprobs: Tensor | None = None  # [batch, response] float32, by the policy before the update
+    chosen: Tensor | None = None  # [batch, response] bool, what a loss picked out of the whole mini-batch
+    trajectory_ids: Tensor | None = None  # [batch] int64, equal for the steps of one trajectory, in their order
+    is_last_step: Tensor | None = None  # [batch] bool, the step of its trajectory that ends it
 
     def __len__(self) -> int:
         return self.sequences.shape[0]
@@ -39,13 +44,9 @@ class TrainBatch:
         """Columns of the tensors about responses."""
         return self.response_mask.shape[1]
 
-    def rows(self, chosen: slice) -> TrainBatch:
-        """The batch of some of the rows, with all columns."""
-        return self._map(lambda _, tensor: tensor[chosen])
-
-    def shard(self, rank: int, world_size: int) -> TrainBatch:
-        """The rows of one rank: the rank-th of world_size equal runs, so that concatenation restores the batch."""
-        return self.rows(shard_slice(len(self), rank, world_size))
+    def rows(self, index: slice | Tensor) -> TrainBatch:
+        """The batch of some of the rows, with all columns; index: a slice, or row numbers [rows] int64, repeats too."""
+        return self._map(lambda _, tensor: tensor[index])
 
     def trimmed(self) -> TrainBatch:
         """Without the columns on the left that are padding in every row."""
@@ -85,6 +86,7 @@ def build_batch(trajectories: Sequence[Trajectory], pad_token_id: int) -> TrainB
     sequences = [[*trajectory.prompt_ids, *trajectory.response_ids] for trajectory in trajectories]
     total = max(map(len, sequences))
     groups: dict[str, int] = {}
+    episodes: dict[tuple[str, int], int] = {}
     return TrainBatch(
         sequences=_right_aligned(sequences, total, torch.int64, fill=pad_token_id),
         attention_mask=_filled([len(sequence) for sequence in sequences], total),
@@ -97,21 +99,14 @@ def build_batch(trajectories: Sequence[Trajectory], pad_token_id: int) -> TrainB
             (trajectory.rollout_logprobs for trajectory in trajectories), response, torch.float32
         ),
         group_ids=torch.tensor([groups.setdefault(trajectory.group_id, len(groups)) for trajectory in trajectories]),
+        trajectory_ids=torch.tensor(
+            [
+                episodes.setdefault((trajectory.group_id, trajectory.sample), len(episodes))
+                for trajectory in trajectories
+            ]
+        ),
+        is_last_step=torch.tensor([trajectory.is_last_step for trajectory in trajectories]),
     )
-
-
-def shard_slice(rows: int, rank: int, world_size: int) -> slice:
-    """The rows of one rank. Raises ValueError when they cannot be dealt out evenly.
-
-    Ranks run their forward passes in step, so every one of them must have the same number of rows.
-    """
-    if rows % world_size:
-        raise ValueError(
-            f"{rows} sequences cannot be dealt out evenly to {world_size} ranks; make trainer.policy_mini_batch_size "
-            "times generator.n_samples_per_prompt a multiple of the number of trainer GPUs"
-        )
-    share = rows // world_size
-    return slice(rank * share, (rank + 1) * share)
 
 
 def _right_aligned(rows: Iterable[Sequence[float]], columns: int, dtype: torch.dtype, *, fill: float = 0) -> Tensor:

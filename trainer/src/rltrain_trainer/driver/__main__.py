@@ -13,8 +13,6 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine
-from logging.handlers import RotatingFileHandler
-from pathlib import Path
 
 import ray
 from aiohttp import web
@@ -23,9 +21,14 @@ from pydantic import ValidationError
 from rltrain_api import names
 from rltrain_api.config import SkyRLTrainConfig
 from rltrain_api.wire import FINISHED_LINGER_SECONDS, STOPPED_LINGER_SECONDS, DriverPhase, RunDocument
+from rltrain_trainer.algorithms import check_registered
 from rltrain_trainer.driver.bring_up import bring_up
 from rltrain_trainer.driver.failures import describe
+from rltrain_trainer.driver.modules import import_modules
+from rltrain_trainer.driver.variables import read_variables
 from rltrain_trainer.server.app import make_app
+from rltrain_trainer.tracking.log_copy import log_copied
+from rltrain_trainer.tracking.logs import LOG_FORMAT, keep_log, log_directory
 from rltrain_trainer.tracking.run_state import DEFAULT_STOP_SECONDS, RunState
 
 log = logging.getLogger("rltrain.driver")
@@ -33,10 +36,6 @@ log = logging.getLogger("rltrain.driver")
 # The operator polls every few seconds: a failure is shown this long, then the process ends and the Ray job fails.
 FAILED_LINGER_SECONDS = 15
 STOPPED_EARLY = 3
-
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-LOG_DIRECTORY = "logs"
-MAX_LOG_BYTES = 2 * 1024 * 1024
 
 
 def read_document() -> RunDocument:
@@ -67,27 +66,16 @@ async def linger(state: RunState, seconds: float) -> None:
         log.warning("nobody said /stop without a checkpoint within %d s of the end", seconds)
 
 
-def keep_log(ckpt_path: str, attempt: int) -> None:
-    """Write the driver's log beside its checkpoints too, so that it outlives the pod; `MAX_LOG_BYTES` of each attempt.
-
-    Raises OSError where the volume cannot be written, which is better known now than at the first checkpoint.
-    """
-    directory = Path(ckpt_path).expanduser() / LOG_DIRECTORY
-    directory.mkdir(parents=True, exist_ok=True)
-    kept = RotatingFileHandler(
-        directory / f"driver-{attempt}.log", maxBytes=MAX_LOG_BYTES // 2, backupCount=1, encoding="utf-8"
-    )
-    kept.setFormatter(logging.Formatter(LOG_FORMAT))
-    logging.getLogger().addHandler(kept)
-
-
 async def train(document: RunDocument, state: RunState) -> None:
     """Bring everything up, run the loop, close it."""
     config = SkyRLTrainConfig.model_validate(document.config)
-    keep_log(config.trainer.ckpt_path, document.attempt)
+    keep_log(log_directory(config.trainer), f"driver-{document.attempt}")
+    variables = read_variables(os.environ)
+    import_modules(document.modules)
+    check_registered(config.trainer.algorithm)
     ray.init(address="auto", namespace=document.job.name, log_to_driver=True, logging_level=logging.WARNING)
     log.info("project %s, run %s, attempt %d", config.trainer.project_name, config.trainer.run_name, document.attempt)
-    run = await bring_up(document, config, state)
+    run = await bring_up(document, config, state, variables)
     await run.train()
 
 
@@ -156,12 +144,15 @@ def stop_on_signal(state: RunState) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    logging.basicConfig(
-        level=os.environ.get("LOG_LEVEL", "INFO"),
-        format=LOG_FORMAT,
-        stream=sys.stdout,
-    )
-    sys.exit(asyncio.run(drive(read_document())))
+    try:
+        level = read_variables(os.environ).log_level
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    logging.basicConfig(level=level, format=LOG_FORMAT, stream=sys.stdout)
+    document = read_document()
+    with log_copied(document.config.get("trainer", {}), f"driver-{document.attempt}"):
+        code = asyncio.run(drive(document))
+    sys.exit(code)
 
 
 if __name__ == "__main__":

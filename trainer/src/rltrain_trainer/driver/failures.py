@@ -9,6 +9,7 @@ import ray.exceptions
 
 from rltrain_api.wire import DriverError
 from rltrain_trainer.checkpoint.room import FULL
+from rltrain_trainer.driver.checkpoints import SaveFailedError
 from rltrain_trainer.engines.fleet import NoEngineServesError
 from rltrain_trainer.engines.sync import WeightSyncError
 
@@ -37,6 +38,13 @@ _TABLE: tuple[tuple[tuple[type[BaseException], ...], str, str, str], ...] = (
         "trainer",
     ),
     ((WeightSyncError, NoEngineServesError), "EnginesLost", "look at the inference pods and their logs", "inference"),
+    (
+        (SaveFailedError,),
+        "CheckpointFailed",
+        "the message says what could not be written; see whether the volume or object store of the checkpoints is "
+        "there and may be written to",
+        "head",
+    ),
     ((TimeoutError,), "Timeout", "the message says what was waited for", "head"),
     ((OSError,), "IOError", "check that the volumes of the job are mounted and writable", "head"),
     ((ValueError,), "BadInput", "correct the field or file that the message names", "head"),

@@ -1,4 +1,4 @@
-"""The trainer ranks as Ray actors, and the group of them that the loop talks to.
+"""The trainer ranks of a run as the loop sees them: one object for all pools of ranks.
 
 Actors are made first and numbered afterwards, sorted by node, so that ranks of one node are neighbours whatever Ray's
 scheduler did (SkyRL #1308 is the bug that this order prevents).
@@ -7,201 +7,153 @@ scheduler did (SkyRL #1308 is the bug that this order prevents).
 from __future__ import annotations
 
 import asyncio
-import collections
-import os
-import socket
 from collections.abc import Sequence
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import ray
 import torch
-import torch.distributed as dist
 
 from rltrain_api.config import SkyRLTrainConfig
+from rltrain_trainer.checkpoint.manifest import FileRecord
 from rltrain_trainer.data.batch import TrainBatch
 from rltrain_trainer.driver.failures import DriverFailureError
-from rltrain_trainer.fsdp.policy import PolicyRank
+from rltrain_trainer.driver.rank_actor import RankActor
+from rltrain_trainer.driver.rank_pools import CRITIC, POLICY, REFERENCE, RankPool, rank_pools
+from rltrain_trainer.fsdp.minibatches import reference_is_the_policy
 from rltrain_trainer.weight_sync.buckets import Bucket
-from rltrain_trainer.weight_sync.sender import WeightSender
-
-COLLECTIVE_TIMEOUT = timedelta(seconds=600)
-POLICY_DIRECTORY = "policy"
 
 
-def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+class PoolRanks:
+    """The ranks of one pool, in the order of their numbers."""
 
+    def __init__(self, pool: RankPool, actors: Sequence[Any]) -> None:
+        self.pool = pool
+        self.actors = list(actors)
 
-def node_address() -> str:
-    """The address of this node in the Ray cluster."""
-    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray leaves it unannotated
-    return address
+    @classmethod
+    async def start(
+        cls, pool: RankPool, config: SkyRLTrainConfig, *, deadline_seconds: float, modules: Sequence[str]
+    ) -> PoolRanks:
+        """Make the actors, number them, form their process group."""
+        document = config.model_dump(mode="json")
+        placed = RankActor.options(resources={pool.resource: 1})
+        actors = [placed.remote(document, pool.models, modules) for _ in range(pool.ranks)]
+        try:
+            async with asyncio.timeout(deadline_seconds):
+                places = await asyncio.gather(*(actor.place.remote() for actor in actors))
+                order = sorted(range(pool.ranks), key=lambda index: (places[index][0], places[index][2], index))
+                ranked = [actors[index] for index in order]
+                address = places[order[0]][1]
+                port = await ranked[0].free_port.remote()
+                await asyncio.gather(
+                    *(actor.join.remote(rank, pool.ranks, address, port) for rank, actor in enumerate(ranked))
+                )
+        except TimeoutError as error:
+            raise DriverFailureError(
+                "RanksNotPlaced",
+                f"{pool.ranks} {pool.resource} ranks did not start within {deadline_seconds:.0f} s",
+                remedy=f"check that the {pool.resource} pods offer that many GPUs and are Ready",
+                role=pool.resource,
+            ) from error
+        return cls(pool, ranked)
 
+    async def all(self, method: str, *arguments: Any) -> list[Any]:
+        """Call `method` on every rank; the first failure is raised at once, not after the others' time-outs."""
+        return list(await asyncio.gather(*(getattr(actor, method).remote(*arguments) for actor in self.actors)))
 
-class Rank:
-    """One trainer rank: PolicyRank on its device, WeightSender on rank 0. Lives in a Ray actor."""
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        self._config = SkyRLTrainConfig.model_validate(config)
-        self._policy: PolicyRank | None = None
-        self._sender: WeightSender | None = None
-
-    def place(self) -> tuple[str, str, list[int]]:
-        """(node id, address, accelerator ids): what ranks are ordered by."""
-        context = ray.get_runtime_context()
-        accelerators = [int(index) for index in context.get_accelerator_ids().get("GPU", [])]
-        return context.get_node_id(), node_address(), accelerators
-
-    def free_port(self) -> int:
-        """A port for the rendezvous of the ranks, on this rank's node."""
-        return free_port()
-
-    def join(self, rank: int, world_size: int, address: str, port: int) -> None:
-        """Form the default process group with the other ranks."""
-        os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size))
-        if torch.cuda.is_available():
-            torch.cuda.set_device(0)  # Ray shows each rank its own GPU only
-            backend = "cpu:gloo,cuda:nccl"
-        else:
-            torch.set_num_threads(1)  # ranks and engines share the cores of a node
-            backend = "gloo"
-        dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT)
-        if rank == 0:
-            self._sender = WeightSender(backend=self._transfer_backend())
-
-    def _transfer_backend(self) -> str:
-        wanted = self._config.generator.inference_engine.weight_sync_backend
-        if wanted == "nccl" and not torch.cuda.is_available():
-            raise ValueError(
-                "generator.inference_engine.weight_sync_backend: nccl needs GPUs, and this trainer has none; "
-                "set it to gloo"
-            )
-        return wanted
-
-    def load(self, total_steps: int, checkpoint: str | None) -> None:
-        """Load the model, then the checkpoint if there is one."""
-        self._policy = PolicyRank(self._config, total_steps=total_steps)
-        if checkpoint is not None:
-            self._policy.load(Path(checkpoint) / POLICY_DIRECTORY)
-
-    @property
-    def policy(self) -> PolicyRank:
-        """The loaded policy."""
-        assert self._policy is not None, "load() comes before everything that needs the model"
-        return self._policy
-
-    @property
-    def sender(self) -> WeightSender:
-        """Rank 0's end of the weight sync."""
-        assert self._sender is not None, "only rank 0 sends weights"
-        return self._sender
-
-    def logprobs(self, batch: TrainBatch) -> torch.Tensor:
-        """Log-probabilities of this rank's rows, `[batch / world size, response]`."""
-        return self.policy.logprobs(batch.shard(dist.get_rank(), dist.get_world_size()))
-
-    def update(self, batch: TrainBatch) -> dict[str, float]:
-        """Train on the whole batch; every rank takes its own shard and returns the same metrics."""
-        return self.policy.update(batch)
-
-    def save(self, directory: str) -> None:
-        """Write this rank's shards below `directory`."""
-        self.policy.save(Path(directory) / POLICY_DIRECTORY)
-
-    def join_engines(self, address: str, port: int, world_size: int, timeout_seconds: float) -> None:
-        """Rank 0 only: form the transfer group with the engines."""
-        self.sender.join(address, port, world_size, timeout_seconds)
-
-    @ray.method(concurrency_group="control")
-    def leave_engines(self) -> None:
-        """Rank 0 only: leave the transfer group."""
-        self.sender.leave()
-
-    def stage(self) -> list[Bucket]:
-        """Gather the full parameters (all ranks) and pack them into buckets (rank 0, which returns them)."""
-        parameters = self.policy.gather_parameters()
-        if self._sender is not None:
-            return self._sender.stage(parameters)
-        collections.deque(parameters, maxlen=0)  # a gather is a collective: every rank takes part, rank 0 keeps it
-        return []
-
-    def broadcast(self, bucket_index: int) -> None:
-        """Rank 0 only: send one staged bucket to the engines."""
-        self.sender.broadcast(bucket_index)
-
-
-# Calls run one after the other on one thread; leave_engines has a thread of its own, because it must end a broadcast
-# that hangs on the first. (Any: Ray's annotations do not know concurrency groups.)
-_as_actor: Any = ray.remote
-RankActor = _as_actor(
-    num_cpus=0, num_gpus=1, resources={"trainer": 1}, max_restarts=0, concurrency_groups={"control": 1}
-)(Rank)
+    async def rows(self, method: str, batch: TrainBatch) -> torch.Tensor:
+        """What `method` says of the rows of each rank, put together, [batch, response]."""
+        parts: list[torch.Tensor | None] = await self.all(method, ray.put(batch))
+        return torch.cat([part for part in parts if part is not None])
 
 
 class RankGroup:
     """All trainer ranks of one attempt, driven together: the loop's Policy and the weight sync's SenderHandle."""
 
-    def __init__(self, actors: Sequence[Any]) -> None:
-        self._actors = list(actors)
+    def __init__(self, config: SkyRLTrainConfig, pools: Sequence[PoolRanks]) -> None:
+        self._config = config
+        self._pools = list(pools)
+        self._pool_of = {model: ranks for ranks in pools for model in ranks.pool.models}
         self._buckets: list[Bucket] = []
 
     @classmethod
-    async def start(cls, config: SkyRLTrainConfig, *, deadline_seconds: float) -> RankGroup:
-        """Make the actors, number them, form the process group."""
-        placement = config.trainer.placement
-        world_size = placement.policy_num_nodes * placement.policy_num_gpus_per_node
-        document = config.model_dump(mode="json")
-        actors = [RankActor.remote(document) for _ in range(world_size)]
-        try:
-            async with asyncio.timeout(deadline_seconds):
-                places = await asyncio.gather(*(actor.place.remote() for actor in actors))
-                order = sorted(range(world_size), key=lambda index: (places[index][0], places[index][2], index))
-                ranked = [actors[index] for index in order]
-                address = places[order[0]][1]
-                port = await ranked[0].free_port.remote()
-                await asyncio.gather(
-                    *(actor.join.remote(rank, world_size, address, port) for rank, actor in enumerate(ranked))
-                )
-        except TimeoutError as error:
-            raise DriverFailureError(
-                "RanksNotPlaced",
-                f"{world_size} trainer ranks did not start within {deadline_seconds:.0f} s",
-                remedy="check that the trainer pods offer that many GPUs and are Ready",
-                role="trainer",
-            ) from error
-        return cls(ranked)
+    async def start(
+        cls, config: SkyRLTrainConfig, *, deadline_seconds: float, modules: Sequence[str] = ()
+    ) -> RankGroup:
+        """Start the ranks of all pools side by side. DriverFailureError when those of one do not come."""
+        starting = (
+            PoolRanks.start(pool, config, deadline_seconds=deadline_seconds, modules=modules)
+            for pool in rank_pools(config)
+        )
+        return cls(config, await asyncio.gather(*starting))
 
     @property
     def world_size(self) -> int:
-        """Number of ranks."""
-        return len(self._actors)
+        """Number of the policy's ranks."""
+        return len(self._policy.actors)
 
-    async def _all(self, method: str, *arguments: Any) -> list[Any]:
-        """Call `method` on every rank; the first failure is raised at once, not after the others' time-outs."""
-        return list(await asyncio.gather(*(getattr(actor, method).remote(*arguments) for actor in self._actors)))
+    @property
+    def _policy(self) -> PoolRanks:
+        return self._pool_of[POLICY]
 
-    async def load(self, total_steps: int, checkpoint: Path | None) -> None:
-        """Load model and checkpoint on every rank."""
-        await self._all("load", total_steps, None if checkpoint is None else str(checkpoint))
+    async def _everywhere(self, method: str, *arguments: Any) -> list[Any]:
+        """Call `method` on all ranks of all pools."""
+        parts = await asyncio.gather(*(pool.all(method, *arguments) for pool in self._pools))
+        return [result for part in parts for result in part]
+
+    async def load(self, total_steps: int, checkpoint: str | None) -> None:
+        """Load the models on every rank, and what `save` wrote into that directory where there is one."""
+        await self._everywhere("load", total_steps, checkpoint)
 
     async def logprobs(self, batch: TrainBatch) -> torch.Tensor:
         """Log-probabilities of every response token under the policy, `[batch, response]`."""
-        shards: list[torch.Tensor] = await self._all("logprobs", ray.put(batch))
-        return torch.cat(shards)
+        return await self._policy.rows("logprobs", batch)
+
+    async def reference_logprobs(self, batch: TrainBatch) -> torch.Tensor:
+        """The same under the frozen reference."""
+        pool = self._policy if reference_is_the_policy(self._config) else self._pool_of[REFERENCE]
+        return await pool.rows("reference_logprobs", batch)
+
+    async def values(self, batch: TrainBatch) -> torch.Tensor:
+        """The critic's value of every response token, `[batch, response]`."""
+        return await self._pool_of[CRITIC].rows("values", batch)
 
     async def update(self, batch: TrainBatch) -> dict[str, float]:
-        """One training step over the whole batch."""
-        metrics: list[dict[str, float]] = await self._all("update", ray.put(batch))
+        """One training step of the policy over the whole batch."""
+        metrics: list[dict[str, float]] = await self._policy.all("update", ray.put(batch))
         return metrics[0]
 
-    async def save(self, directory: Path) -> None:
-        """Write the shards of all ranks below `directory`, a path that all ranks share."""
-        await self._all("save", str(directory))
+    async def update_critic(self, batch: TrainBatch) -> dict[str, float]:
+        """One training step of the critic over the whole batch, which has values and returns."""
+        metrics: list[dict[str, float]] = await self._pool_of[CRITIC].all("update_critic", ray.put(batch))
+        return metrics[0]
+
+    async def refresh_reference(self) -> None:
+        """Make the reference what the policy is now."""
+        reference = self._pool_of[REFERENCE]
+        if reference is self._policy:
+            await reference.all("refresh_reference")
+            return
+        parameters = [actor.policy_parameters.remote() for actor in self._policy.actors]
+        await reference.all("take_reference", parameters[0])
+        await asyncio.gather(*parameters[1:])  # those that had a part in it; one that failed is heard
+
+    async def export(self, directory: str) -> None:
+        """Write the policy as a directory that transformers loads, at a path or a URL."""
+        await self._policy.all("export", directory)
+
+    async def export_critic(self, directory: str) -> None:
+        """As `export`, the critic."""
+        await self._pool_of[CRITIC].all("export_critic", directory)
+
+    async def save(self, directory: str) -> None:
+        """Copy the state of all ranks and begin to write it below `directory`, a path or URL that all ranks share."""
+        await self._everywhere("save", directory)
+
+    async def written(self) -> dict[str, FileRecord]:
+        """All files of the save, by their paths below its directory, once all ranks have written."""
+        records: list[dict[str, FileRecord]] = await self._everywhere("written")
+        return {name: record for of_rank in records for name, record in of_rank.items()}
 
     @property
     def buckets(self) -> list[Bucket]:
@@ -210,27 +162,27 @@ class RankGroup:
 
     async def stage(self) -> None:
         """Gather and pack the current weights on rank 0."""
-        packed: list[list[Bucket]] = await self._all("stage")
+        packed: list[list[Bucket]] = await self._policy.all("stage")
         self._buckets = packed[0]
 
     async def broadcast(self, bucket_index: int) -> None:
         """Send one staged bucket to every engine of the transfer group."""
-        await self._actors[0].broadcast.remote(bucket_index)
+        await self._policy.actors[0].broadcast.remote(bucket_index)
 
     async def address(self) -> str:
         """Where rank 0 can be reached by the engines."""
-        place: tuple[str, str, list[int]] = await self._actors[0].place.remote()
+        place: tuple[str, str, list[int]] = await self._policy.actors[0].place.remote()
         return place[1]
 
     async def free_port(self) -> int:
         """A port on rank 0's node for a rendezvous with the engines."""
-        port: int = await self._actors[0].free_port.remote()
+        port: int = await self._policy.actors[0].free_port.remote()
         return port
 
     async def join_engines(self, address: str, port: int, world_size: int, timeout_seconds: float) -> None:
         """Form the transfer group: rank 0 and all engines."""
-        await self._actors[0].join_engines.remote(address, port, world_size, timeout_seconds)
+        await self._policy.actors[0].join_engines.remote(address, port, world_size, timeout_seconds)
 
     async def leave_engines(self) -> None:
         """Leave the transfer group."""
-        await self._actors[0].leave_engines.remote()
+        await self._policy.actors[0].leave_engines.remote()

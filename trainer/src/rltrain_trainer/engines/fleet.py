@@ -2,8 +2,9 @@
 
 A request goes to the serving engine with the fewest outstanding tokens; when that engine dies or hangs the request is
 sent to another, so a lost engine costs time and never a sample. Engines are let in, and let in again, only by a weight
-sync (`sync.py`): a member that joins serves nothing before it has the current weights. It must not know HTTP, Ray nor
-what the tokens are for.
+sync (`sync.py`): a member that joins serves nothing before it has the current weights. One that is to go is drained:
+it gets no new requests and no new weights, and ends when its last request has. It must not know HTTP, Ray nor what the
+tokens are for.
 """
 
 from __future__ import annotations
@@ -38,15 +39,20 @@ class NoEngineServesError(TimeoutError):
 
 @dataclass(eq=False)
 class Member:
-    """One engine and what the fleet knows of it. `gone` is set while the engine is dead."""
+    """One engine and what the fleet knows of it. `gone` is set while the engine is dead.
+
+    `pod` is where it runs, for whoever takes pods away.
+    """
 
     engine: Engine
+    pod: str | None = None
     state: EngineState = EngineState.JOINING
     weight_version: int | None = None
     outstanding: int = 0  # upper bound of tokens in requests that have not ended
     missed_probes: int = 0
     failed_updates: int = 0  # in a row
     deaths: int = 0
+    draining: bool = False
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -104,13 +110,13 @@ class Fleet:
 
     @property
     def living(self) -> tuple[Member, ...]:
-        """Members that are not dead."""
-        return tuple(member for member in self._members if member.state != EngineState.DEAD)
+        """Members that are not dead and stay."""
+        return tuple(m for m in self._members if m.state != EngineState.DEAD and not m.draining)
 
     @property
     def joining(self) -> tuple[Member, ...]:
         """Members that wait for their first weights."""
-        return tuple(member for member in self._members if member.state == EngineState.JOINING)
+        return tuple(m for m in self._members if m.state == EngineState.JOINING and not m.draining)
 
     async def until_joining(self) -> None:
         """Wait until some engine waits to join."""
@@ -119,13 +125,42 @@ class Fleet:
 
     def engine_statuses(self) -> list[EngineStatus]:
         """What the driver reports."""
-        return [EngineStatus(name=m.name, state=m.state, weight_version=m.weight_version) for m in self._members]
+        return [
+            EngineStatus(
+                name=member.name,
+                state=EngineState.DRAINING if member.draining else member.state,
+                weight_version=member.weight_version,
+                pod=member.pod,
+            )
+            for member in self._members
+        ]
 
-    def add(self, engine: Engine) -> None:
+    def add(self, engine: Engine, *, pod: str | None = None) -> Member:
         """Let an engine join; it serves after the next weight sync. ValueError when the name is taken."""
         if any(member.name == engine.name for member in self._members):
             raise ValueError(f"the fleet already has an engine named {engine.name}")
-        self._members.append(Member(engine))
+        member = Member(engine, pod)
+        self._members.append(member)
+        self._wake()
+        return member
+
+    async def drain(self, member: Member, *, deadline_seconds: float) -> None:
+        """Give the member nothing new and wait until its requests have ended, or the deadline; `remove` it then."""
+        member.draining = True
+        try:
+            async with asyncio.timeout(deadline_seconds), self._changed:
+                await self._changed.wait_for(lambda: member.outstanding == 0)
+        except TimeoutError:
+            logger.warning(
+                "engine %s is not drained after %.0f s: its requests go elsewhere", member.name, deadline_seconds
+            )
+
+    async def remove(self, member: Member) -> None:
+        """Take a member out for good; requests that it still has go to another. A weight sync is ended first."""
+        async with self.sync_lock:
+            self._members.remove(member)
+            self.set_state(member, EngineState.DEAD, weight_version=None)
+        await member.engine.close()
 
     async def generate(self, request: GenerateRequest, *, deadline_seconds: float) -> tuple[GenerateResult, ...]:
         """Have the request served by some engine, by another when the first is lost.
@@ -171,7 +206,7 @@ class Fleet:
         """The serving member with the fewest outstanding tokens, another than `avoided` if there is one; may wait."""
 
         def serving() -> list[Member]:
-            return [member for member in self._members if member.state == EngineState.SERVING]
+            return [m for m in self._members if m.state == EngineState.SERVING and not m.draining]
 
         async with self._changed:
             await self._changed.wait_for(serving)
@@ -185,6 +220,8 @@ class Fleet:
             return await member.ask(member.engine.generate(salted))
         finally:
             member.outstanding -= request.cost
+            if member.draining:
+                self._wake()
 
     def set_state(self, member: Member, state: EngineState, *, weight_version: int | None) -> None:
         """Note what has become of a member, and wake the requests that wait for one."""
@@ -193,6 +230,10 @@ class Fleet:
             member.gone.set()
         else:
             member.gone.clear()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have those look again who wait for a change."""
         task = asyncio.ensure_future(self._notify())
         self._notifications.add(task)
         task.add_done_callback(self._notifications.discard)
@@ -210,16 +251,19 @@ class Fleet:
 
     async def _examine(self, member: Member) -> None:
         """After a failed request: an engine that does not even answer a probe is dead."""
-        if not await member.engine.is_live():
+        if member in self._members and not await member.engine.is_live():
             self.declare_dead(member, "a request failed and then a probe")
 
     async def _probe_forever(self) -> None:
         while True:
             await asyncio.sleep(self._probe_seconds)
-            await asyncio.gather(*(self._probe(member) for member in self._members))
+            await asyncio.gather(*(self._probe(member) for member in self.members))
 
     async def _probe(self, member: Member) -> None:
-        if await member.engine.is_live():
+        is_live = await member.engine.is_live()
+        if member not in self._members:  # removed meanwhile
+            return
+        if is_live:
             member.missed_probes = 0
             if member.state == EngineState.DEAD:
                 logger.info("engine %s answers again; it joins anew", member.name)

@@ -2,7 +2,7 @@
 
 This is the module that is sharded and trained: the transformer's body from Hugging Face, and its output embedding
 applied chunk by chunk inside the same forward pass, while the parameters of the root are gathered. It must not know of
-losses, optimisers or process groups.
+losses, optimisers or sharding.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rltrain_trainer.models.attention import AttentionSettings, use_for
+from rltrain_trainer.models.body import all_scores, hidden_states, laid_out
 from rltrain_trainer.models.logprobs import token_scores
 
 PREFIX = "causal_lm."  # what this module puts in front of Hugging Face's parameter names
@@ -19,13 +21,27 @@ PREFIX = "causal_lm."  # what this module puts in front of Hugging Face's parame
 class ScoredCausalLM(nn.Module):
     """Token log-probabilities and entropy of responses under `causal_lm`.
 
-    Raises ValueError for a model whose logits are anything but a linear map of its last hidden states.
+    Raises ValueError for a model whose logits are anything but a linear map of its last hidden states, or whose
+    attention cannot be computed as `attention` asks.
     """
 
-    def __init__(self, causal_lm: PreTrainedModel) -> None:
+    def __init__(
+        self, causal_lm: PreTrainedModel, attention: AttentionSettings | None = None, *, compiled: bool = False
+    ) -> None:
+        """compiled: compile the computation of log-probabilities."""
         super().__init__()
         _refuse_unusual_head(causal_lm)
         self.causal_lm = causal_lm
+        self.attention = attention or AttentionSettings()
+        self.compiled = compiled
+        use_for(causal_lm, self.attention)
+
+    @property
+    def body(self) -> PreTrainedModel:
+        """The transformer without its output embedding."""
+        body = self.causal_lm.base_model
+        assert isinstance(body, PreTrainedModel), "a causal language model is more than its body"
+        return body
 
     def forward(
         self, sequences: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float
@@ -34,30 +50,21 @@ class ScoredCausalLM(nn.Module):
 
         sequences, attention_mask: [batch, total], padded on the left; response_mask: [batch, response], whose columns
         are the last columns of `sequences`. Returns (logprobs, entropy), each [batch, response] in float32 (float64 for
-        a float64 model), 0 where response_mask is 0.
+        a float64 model), 0 where response_mask is 0. Ranks of one sequence group get the same, from the same input.
         """
-        position_ids = (attention_mask.long().cumsum(dim=-1) - 1).clamp_(min=0)
-        body = self.causal_lm.base_model(
-            input_ids=sequences, attention_mask=attention_mask.long(), position_ids=position_ids, use_cache=False
-        )
-        response = response_mask.shape[1]
-        chosen = response_mask.bool()
-        # The state at a token predicts the next one, so responses are read off one column earlier.
-        hidden = body.last_hidden_state[:, -response - 1 : -1][chosen]
+        layout = laid_out(sequences, attention_mask, response_mask, self.attention)
+        hidden, mine = hidden_states(self.body, layout, self.attention)
         logprobs, entropy = token_scores(
-            hidden, _head(self.causal_lm).weight, sequences[:, -response:][chosen], temperature=temperature
+            hidden[mine.scored],
+            _head(self.causal_lm).weight,
+            mine.targets[mine.scored],
+            temperature=temperature,
+            compiled=self.compiled,
         )
-        empty = logprobs.new_zeros(chosen.shape)
-        return empty.masked_scatter(chosen, logprobs), empty.masked_scatter(chosen, entropy)
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        """The transformer's blocks in order: what is sharded, gathered and recomputed one at a time."""
-        names = set(self.causal_lm._no_split_modules or ())
-        blocks = [module for module in self.causal_lm.modules() if type(module).__name__ in names]
-        if not blocks:
-            raise ValueError(f"model {self.causal_lm.name_or_path}: transformers names no block class for its kind")
-        return blocks
+        return (
+            layout.placed(all_scores(logprobs, layout, mine, self.attention), response_mask),
+            layout.placed(all_scores(entropy, layout, mine, self.attention), response_mask),
+        )
 
 
 def _head(causal_lm: PreTrainedModel) -> nn.Linear:

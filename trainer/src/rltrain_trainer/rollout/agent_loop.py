@@ -2,16 +2,18 @@
 
     row ─► environment.init ─► prompt tokens ─► fleet ─► sampled tokens ─► environment.step ─► (next turn) ─► Trajectory
 
-Lost engines are the fleet's business; an environment that hangs is tried once more from the start, then the row is
-named in an error. It must not know training, Ray nor which engine serves.
+Lost engines are the fleet's business; an environment that hangs is tried once more from the start, then the episode
+counts for nothing, so that one hung tool cannot stop a step. It must not know training, Ray nor which engine serves.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -22,8 +24,9 @@ from rltrain_trainer.data.rows import PromptRow
 from rltrain_trainer.engines.contract import GenerateRequest, GenerateResult, TokenSampling
 from rltrain_trainer.rollout.conversation import ConversationTemplate
 from rltrain_trainer.rollout.environments import Environment, EnvironmentPool, EnvironmentTimeoutError
-from rltrain_trainer.rollout.episode import EpisodeRecord
-from rltrain_trainer.rollout.trajectory import Trajectory
+from rltrain_trainer.rollout.episode import TIMEOUT, Episode
+from rltrain_trainer.rollout.seeds import derived_seed
+from rltrain_trainer.rollout.trajectory import EpisodeSeconds, Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -55,124 +58,169 @@ class RolloutGenerator:
     ) -> None:
         """`request_seconds`: longest wait for one response; `environment_seconds`: for one call into an environment."""
         self._fleet = fleet
-        self._template = ConversationTemplate(tokenizer)
-        self._config = config
-        self._max_turns = config.generator.max_turns
+        self._generator = config.generator
+        self._gym = config.environment.skyrl_gym
+        self._template = ConversationTemplate.of(tokenizer, config.generator)
         self._request_seconds = request_seconds
-        self._pool = EnvironmentPool(config.environment.skyrl_gym.max_env_workers, deadline_seconds=environment_seconds)
+        self._pool = EnvironmentPool(self._gym.max_env_workers, deadline_seconds=environment_seconds)
 
     async def generate(
-        self, rows: Sequence[PromptRow], *, sampling: SamplingParams, samples_per_prompt: int
+        self, rows: Sequence[PromptRow], *, sampling: SamplingParams, samples_per_prompt: int, seed: int
     ) -> list[Trajectory]:
-        """`samples_per_prompt` trajectories per row, those of one row side by side, rows in order.
+        """`samples_per_prompt` episodes per row, those of one row side by side, rows in order.
 
-        Raises NoEngineServesError when the fleet cannot serve in time, EnvironmentTimeoutError when an environment
-        hangs twice, and whatever an environment raises.
+        What is sampled follows from `seed`, the row, the sample and the turn, whatever the order of requests.
+        An episode is one trajectory, or one for each of its turns with step-wise trajectories. One whose environment
+        hangs twice counts for nothing: it has a prompt, no response and no reward. Raises NoEngineServesError when the
+        fleet cannot serve in time, EnvironmentFailedError for what an environment raises, and EnvironmentTimeoutError
+        when all of them hang.
         """
+        # With generator.batched nobody goes ahead of the others: all are opened, then all sampled, then all stepped.
+        gate = asyncio.Barrier(len(rows)) if self._generator.batched else None
         wanted = token_sampling(sampling)
-        by_row = await run_all(self._row(row, wanted, samples_per_prompt) for row in rows)
-        return [trajectory for trajectories in by_row for trajectory in trajectories]
-
-    async def _row(self, row: PromptRow, sampling: TokenSampling, samples: int) -> list[Trajectory]:
-        """All samples of one prompt. Where each is one turn from the same start, one request asks for all of them."""
-        if self._max_turns > 1 or samples == 1:
-            return await run_all(self._episode(row, sampling) for _ in range(samples))
-        environments = await run_all(self._open(row) for _ in range(samples))
-        prompts = [self._prompt(row, environment) for environment in environments]
-        if any(prompt != prompts[0] for prompt in prompts):  # environments may set each episode its own task
-            results = await run_all(self._sample(row, prompt, sampling, 1) for prompt in prompts)
-            firsts = [result for (result,) in results]
-        else:
-            firsts = list(await self._sample(row, prompts[0], sampling, samples))
-        return await run_all(
-            self._episode(row, sampling, (environment, prompt, first))
-            for environment, prompt, first in zip(environments, prompts, firsts, strict=True)
+        by_row = await run_all(
+            self._row(row, replace(wanted, seed=derived_seed(seed, row.uid)), samples_per_prompt, gate) for row in rows
         )
+        found = [trajectory for episodes in by_row for episode in episodes for trajectory in episode]
+        if found and all(trajectory.stop_reason == TIMEOUT for trajectory in found):
+            raise EnvironmentTimeoutError(
+                f"no environment of {len(rows)} rows answered ({', '.join(sorted({row.env_class for row in rows}))}); "
+                "the driver's log names each"
+            )
+        return found
+
+    async def _row(
+        self, row: PromptRow, sampling: TokenSampling, samples: int, gate: asyncio.Barrier | None
+    ) -> list[list[Trajectory]]:
+        """All samples of one prompt. Where each is one turn from the same start, one request asks for all of them."""
+        if self._generator.max_turns > 1:
+            return await run_all(self._episode(row, sample, sampling) for sample in range(samples))
+        begun = await run_all(self._open(row, sample) for sample in range(samples))
+        await _pass(gate)
+        live = [start for start in begun if start is not None]
+        if live and all(start.episode.tokens == live[0].episode.tokens for start in live):
+            firsts = list(await self._sample(row, live, sampling))
+        else:  # environments may set each episode its own task
+            firsts = [first for (first,) in await run_all(self._sample(row, [start], sampling) for start in live)]
+        await _pass(gate)
+        starts = zip(live, firsts, strict=True)
+        played = iter(await run_all(self._episode(row, start[0].episode.sample, sampling, start) for start in starts))
+        return [self._unplayed(row, sample) if start is None else next(played) for sample, start in enumerate(begun)]
 
     async def _episode(
-        self,
-        row: PromptRow,
-        sampling: TokenSampling,
-        begun: tuple[Environment, list[int], GenerateResult] | None = None,
-    ) -> Trajectory:
+        self, row: PromptRow, sample: int, sampling: TokenSampling, begun: tuple[Start, GenerateResult] | None = None
+    ) -> list[Trajectory]:
         """One episode; played anew, once, when its environment hangs. `begun`: one whose first turn is sampled."""
-        try:
-            if begun is not None:
+        for outcome in ("the episode is played anew", "the episode counts for nothing"):
+            begun = begun or await self._begin(row, sample, sampling)
+            if begun is None:
+                break
+            try:
                 return await self._play(row, sampling, *begun)
-            return await self._begin(row, sampling)
-        except EnvironmentTimeoutError as error:
-            logger.warning("%s; the episode is played anew", error)
-        return await self._begin(row, sampling)
+            except EnvironmentTimeoutError as error:
+                logger.warning("%s; %s", error, outcome)
+                begun = None
+        return self._unplayed(row, sample)
 
-    async def _begin(self, row: PromptRow, sampling: TokenSampling) -> Trajectory:
-        environment = await self._open(row)
-        prompt = self._prompt(row, environment)
-        (first,) = await self._sample(row, prompt, sampling, 1)
-        return await self._play(row, sampling, environment, prompt, first)
+    def _unplayed(self, row: PromptRow, sample: int) -> list[Trajectory]:
+        """What stands for an episode whose environment does not answer: the prompt, and nothing to train on."""
+        episode = Episode(row, sample, row.messages, self._template, self._generator)
+        episode.timed_out()
+        return episode.trajectories({}, EpisodeSeconds())
+
+    async def _begin(self, row: PromptRow, sample: int, sampling: TokenSampling) -> tuple[Start, GenerateResult] | None:
+        """An episode and its first turn; None when its environment hangs."""
+        start = await self._open(row, sample)
+        if start is None:
+            return None
+        (first,) = await self._sample(row, [start], sampling)
+        return start, first
 
     async def _play(
-        self,
-        row: PromptRow,
-        sampling: TokenSampling,
-        environment: Environment,
-        prompt: list[int],
-        result: GenerateResult,
-    ) -> Trajectory:
+        self, row: PromptRow, sampling: TokenSampling, start: Start, result: GenerateResult
+    ) -> list[Trajectory]:
         """Turns from the first response to the end of the episode."""
-        record = EpisodeRecord(row.uid, prompt)
+        episode, environment = start.episode, start.environment
+        assert environment is not None, "an episode without an environment is not played"
         what = f"environment {row.env_class} of row {row.uid}"
-        for turn in range(1, self._max_turns + 1):
-            record.sampled(result)
-            action = self._template.text(result.token_ids)
-            observations, reward, done = await self._pool.run(f"{what}: step", partial(environment.step, action))
-            record.rewarded(reward)
+        for turn in range(1, self._generator.max_turns + 1):
+            action = episode.sampled(result)
+            step = partial(environment.step, action)
+            observations, reward, done = await start.waiting(self._pool.run(f"{what}: step", step))
+            episode.rewarded(reward)
             # A turn that was cut off has no end: nothing can follow it in a well-formed conversation.
-            if done or turn == self._max_turns or result.finish_reason != "stop":
+            if done or turn == self._generator.max_turns or result.finish_reason != "stop":
                 break
-            if result.token_ids[-1] != self._template.eos_token_id:
-                record.observed([self._template.eos_token_id])  # a stop string ended the turn: close the message
-            record.observed(self._template.continuation(observations))
-            if len(record.tokens) > self._max_input_length:
-                record.cut_off()
+            if not episode.observed(action, observations):
                 break
-            (result,) = await self._sample(row, record.tokens, sampling, 1)
-        metrics = await self._pool.run(f"{what}: close", environment.end)
-        return record.trajectory(
-            metrics,
-            zero_reward_on_non_stop=self._config.generator.zero_reward_on_non_stop,
-            apply_overlong_filtering=self._config.generator.apply_overlong_filtering,
-        )
+            (result,) = await self._sample(row, [start], sampling)
+        metrics = await start.waiting(self._pool.run(f"{what}: close", environment.end))
+        return episode.trajectories(metrics, start.seconds())
 
-    async def _open(self, row: PromptRow) -> Environment:
-        settings = getattr(self._config.environment.skyrl_gym, row.env_class, {})
+    async def _open(self, row: PromptRow, sample: int) -> Start | None:
+        """A new episode in an environment of its own; None when the environment hangs twice."""
         what = f"environment {row.env_class} of row {row.uid}: init"
-        make = partial(Environment, row, settings, self._max_turns)
-        try:
-            return await self._pool.run(what, make)
-        except EnvironmentTimeoutError as error:
-            logger.warning("%s; it is tried once more", error)
-        return await self._pool.run(what, make)
+        make = partial(Environment, row, getattr(self._gym, row.env_class, {}), self._generator.max_turns)
+        for again in ("it is tried once more", "it counts for nothing"):
+            try:
+                environment = await self._pool.run(what, make)
+            except EnvironmentTimeoutError as error:
+                logger.warning("%s; %s", error, again)
+            else:
+                episode = Episode(row, sample, environment.conversation, self._template, self._generator)
+                self._check_length(row, episode)
+                return Start(episode, environment)
+        return None
 
-    def _prompt(self, row: PromptRow, environment: Environment) -> list[int]:
-        tokens = self._template.prompt(environment.conversation)
-        if len(tokens) > self._max_input_length:
+    def _check_length(self, row: PromptRow, episode: Episode) -> None:
+        longest = self._generator.max_input_length
+        assert longest is not None, "resolve() sets max_input_length"
+        if len(episode.tokens) > longest:
             raise ValueError(
-                f"row {row.uid}: its prompt has {len(tokens)} tokens, generator.max_input_length is "
-                f"{self._max_input_length}; raise it or lower trainer.max_prompt_length"
+                f"row {row.uid}: its prompt has {len(episode.tokens)} tokens, generator.max_input_length is "
+                f"{longest}; raise it or lower trainer.max_prompt_length"
             )
-        return tokens
 
     async def _sample(
-        self, row: PromptRow, tokens: Sequence[int], sampling: TokenSampling, samples: int
+        self, row: PromptRow, starts: Sequence[Start], sampling: TokenSampling
     ) -> tuple[GenerateResult, ...]:
-        request = GenerateRequest(f"{row.uid}-{uuid.uuid4().hex}", tuple(tokens), sampling, samples)
-        return await self._fleet.generate(request, deadline_seconds=self._request_seconds)
+        """The next turn of episodes that stand at the same tokens, in one request."""
+        episode = starts[0].episode
+        seeded = replace(sampling, seed=derived_seed(sampling.seed, episode.sample, episode.turns))
+        request = GenerateRequest(f"{row.uid}-{uuid.uuid4().hex}", episode.tokens, seeded, len(starts))
+        began = time.monotonic()
+        results = await self._fleet.generate(request, deadline_seconds=self._request_seconds)
+        for start in starts:
+            start.engine_seconds += time.monotonic() - began
+        return results
 
-    @property
-    def _max_input_length(self) -> int:
-        length = self._config.generator.max_input_length
-        assert length is not None, "resolve() sets max_input_length"
-        return length
+
+class Start:
+    """An episode with its environment, and where its time goes."""
+
+    def __init__(self, episode: Episode, environment: Environment | None = None) -> None:
+        self.episode = episode
+        self.environment = environment
+        self.engine_seconds = 0.0
+        self._environment_seconds = 0.0
+        self._began = time.monotonic()
+
+    async def waiting(self, answer: Coroutine[Any, Any, Result]) -> Result:
+        """The environment's answer, with the time that it takes counted."""
+        began = time.monotonic()
+        try:
+            return await answer
+        finally:
+            self._environment_seconds += time.monotonic() - began
+
+    def seconds(self) -> EpisodeSeconds:
+        """What has been spent so far."""
+        return EpisodeSeconds(time.monotonic() - self._began, self.engine_seconds, self._environment_seconds)
+
+
+async def _pass(gate: asyncio.Barrier | None) -> None:
+    if gate is not None:
+        await gate.wait()
 
 
 async def run_all(coroutines: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:

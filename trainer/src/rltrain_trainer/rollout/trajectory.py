@@ -6,6 +6,7 @@ A trajectory is the only thing that passes from rollout to training. It must kno
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,17 @@ class VersionSpan:
 
 
 @dataclass(frozen=True)
+class EpisodeSeconds:
+    """Where the time of one episode went, in seconds."""
+
+    total: float = 0.0
+    engine: float = 0.0  # waiting for responses
+    environment: float = 0.0  # waiting for the environment
+
+
+@dataclass(frozen=True)
 class Trajectory:
-    """One sampled response (all turns of it) to one prompt.
+    """One sampled response (all turns of it) to one prompt; with step-wise trajectories, one turn of it.
 
     `response_ids`, `rollout_logprobs`, `loss_mask` and `token_rewards` have equal length. The ids are those that were
     sampled, never a re-tokenisation of text. Tokens that the environment wrote have loss_mask 0 and log-probability 0.
@@ -31,9 +41,14 @@ class Trajectory:
     rollout_logprobs: tuple[float, ...]  # natural log, at the sampling temperature
     loss_mask: tuple[int, ...]  # 1: sampled by the policy; 0: written by the environment
     token_rewards: tuple[float, ...]
-    stop_reason: str  # "stop" | "length"
+    stop_reason: str  # "stop" | "length" | "timeout": the environment did not answer, and nothing of it is trained on
     version_spans: tuple[VersionSpan, ...]
-    environment_metrics: dict[str, float] = field(default_factory=dict)
+    environment_metrics: dict[str, Any] = field(default_factory=dict)  # as the environment gave them
+    env_class: str = ""
+    turn_lengths: tuple[int, ...] = ()  # sampled tokens of each turn
+    sample: int = 0  # which of the samples of its prompt; all steps of one episode share it
+    is_last_step: bool = True  # False for all steps but the last of a step-wise trajectory
+    seconds: EpisodeSeconds = field(default=EpisodeSeconds(), compare=False)
 
     @property
     def reward(self) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from pydantic import ValidationError
 
-from rltrain_api.wire import CheckpointRequest, StopRequest
+from rltrain_api.wire import CheckpointRequest, EnginesRequest, StopRequest
 from rltrain_trainer.tracking.run_state import RunState
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -56,6 +56,16 @@ def make_app(state: RunState, token: str) -> web.Application:
         state.request_stop(checkpoint=wanted.checkpoint, deadline_seconds=wanted.deadline_seconds)
         return web.json_response({"accepted": "the driver stops at the next step boundary"}, status=202)
 
+    async def engines(request: web.Request) -> web.Response:
+        try:
+            wanted = EnginesRequest.model_validate_json(await request.read() or b"{}")
+        except ValidationError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        if state.engines_wanted is None:
+            return web.json_response({"error": "the driver has not read its configuration yet"}, status=409)
+        state.want_engines(wanted.desired)
+        return web.json_response({"accepted": f"{wanted.desired} engines are kept from now on"}, status=202)
+
     app = web.Application(middlewares=[authenticate], client_max_size=MAX_BODY_BYTES)
     app.add_routes(
         [
@@ -64,6 +74,7 @@ def make_app(state: RunState, token: str) -> web.Application:
             web.get("/metrics", metrics),
             web.post("/checkpoint", checkpoint),
             web.post("/stop", stop),
+            web.put("/engines", engines),
         ]
     )
     return app

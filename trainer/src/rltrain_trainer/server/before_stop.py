@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rltrain_api import names
-from rltrain_api.wire import DriverPhase, StopRequest
+from rltrain_api.wire import STOPPED_LINGER_SECONDS, DriverPhase, StopRequest
 
 ANSWER_SECONDS = 5.0
 POLL_SECONDS = 0.5
@@ -60,20 +60,25 @@ def stops(driver: str, token: str, seconds: float) -> bool:
 
 
 def ended(driver: str, token: str, seconds: float, *, ask: bool = True) -> bool:
-    """Whether the driver at this address has ended, or was not there, within the seconds; first it is asked to stop."""
+    """Whether the driver at this address has ended, or was not there, within the seconds; first it is asked to stop.
+
+    One that has stopped waits for a moment to be read by the operator, and its pod waits with it.
+    """
     deadline = time.monotonic() + seconds
     status = _status(driver, token)
-    if status is None or status.get("phase") in ENDED:
-        return True
-    if ask:
+    if ask and status is not None and status.get("phase") not in ENDED:
         wanted = StopRequest(checkpoint=True, deadline_seconds=seconds)
         _ask(driver, token, "/stop", wanted.model_dump_json(by_alias=True).encode())
-    while time.monotonic() < deadline:
-        status = _status(driver, token)
-        if status is None or status.get("phase") in ENDED:
-            return True
+    while status is not None and status.get("phase") not in ENDED:
+        if time.monotonic() >= deadline:
+            return False
         time.sleep(POLL_SECONDS)
-    return False
+        status = _status(driver, token)
+    dismissal = time.monotonic() + STOPPED_LINGER_SECONDS
+    while status is not None and status.get("phase") == DriverPhase.STOPPED and time.monotonic() < dismissal:
+        time.sleep(POLL_SECONDS)
+        status = _status(driver, token)
+    return True
 
 
 def _status(driver: str, token: str) -> dict[str, Any] | None:

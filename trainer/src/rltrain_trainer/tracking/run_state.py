@@ -59,7 +59,9 @@ class RunState:
         self._open_request: str | None = None
         self._step_began: float | None = None
         self._step_times: deque[float] = deque(maxlen=MEDIAN_STEPS)
+        self.engines_wanted: int | None = None
         self._engines: Callable[[], list[EngineStatus]] = list
+        self._keep_engines: Callable[[int], None] = lambda _: None
         self._durations: dict[str, float] = {}
         self._points: list[HistoryPoint] = []
         self._seconds_per_step: float | None = None
@@ -94,6 +96,17 @@ class RunState:
     def watch_engines(self, statuses: Callable[[], list[EngineStatus]]) -> None:
         """From now on ask `statuses` for the health of the engines."""
         self._engines = statuses
+
+    def want_engines(self, count: int) -> None:
+        """So many engines shall run from now on, or as soon as there is who keeps them."""
+        self.engines_wanted = count
+        self._keep_engines(count)
+
+    def keep_engines(self, keep: Callable[[int], None]) -> None:
+        """`keep` is told how many engines shall run, now and whenever that changes."""
+        self._keep_engines = keep
+        if self.engines_wanted is not None:
+            keep(self.engines_wanted)
 
     def restore(self, history: History, *, step: int) -> None:
         """Take over the curve of the attempt that wrote the checkpoint of `step`; later points are dropped."""
@@ -155,6 +168,7 @@ class RunState:
             weight_version=self.weight_version,
             eta_seconds=eta,
             engines=self._engines(),
+            engines_wanted=self.engines_wanted,
             checkpoint=self.checkpoint,
             durations=dict(self._durations),
             error=self.error,

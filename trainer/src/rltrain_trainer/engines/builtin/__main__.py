@@ -17,6 +17,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from rltrain_trainer.engines.builtin.service import DEFAULT_CACHE_BYTES, Settings, served
+from rltrain_trainer.models.load import ModelOverrides
 from rltrain_trainer.weight_sync.buckets import DTYPES
 
 
@@ -32,12 +33,14 @@ def parse_arguments(arguments: list[str] | None = None) -> Settings:
     parser.add_argument("--max-model-len", type=int, default=2048, help="tokens of prompt and response together")
     parser.add_argument("--served-model-name", help="the name in /v1/models; --model if not given")
     parser.add_argument("--kv-cache-memory-bytes", type=int, default=DEFAULT_CACHE_BYTES)
+    parser.add_argument("--hf-overrides", type=json.loads, default={}, help="JSON, of the model's configuration")
     parser.add_argument("--weight-transfer-config", type=json.loads, default={}, help='for example {"backend": "gloo"}')
     parser.add_argument("--weight-transfer-timeout-seconds", type=float, default=60)
     parsed = parser.parse_args(arguments)
     default_backend = "nccl" if parsed.device == "cuda" else "gloo"
     return Settings(
         model=parsed.model,
+        overrides=ModelOverrides(parsed.hf_overrides),
         host=parsed.host,
         port=parsed.port,
         dtype=parsed.dtype,

@@ -21,10 +21,12 @@ class SlotCache(Cache):
         shape = (config.num_hidden_layers, slots, key_value_heads(config), length, head_size(config))
         self.keys = _zeros(shape, dtype, device)
         self.values = _zeros(shape, dtype, device)
+        self._of_layer = list(zip(self.keys.unbind(), self.values.unbind(), strict=True))
         self._slots_of_rows: torch.Tensor | None = None  # prefill: which row of the batch each new slot takes
         self._first_slot = 0
         self._positions: torch.Tensor | None = None  # decode: where each slot's next token goes, [n]
         self._attended = 0
+        self._even = False
 
     def expect_prefill(self, first_slot: int, rows: torch.Tensor | None) -> None:
         """The next forward pass starts sequences at position 0 of `first_slot` and the slots after it.
@@ -33,16 +35,19 @@ class SlotCache(Cache):
         """
         self._positions, self._first_slot, self._slots_of_rows = None, first_slot, rows
 
-    def expect_decode(self, positions: torch.Tensor, attended: int) -> None:
-        """The next forward pass gives one token to each of the first slots, at `positions` [n] (all < `attended`)."""
-        self._positions, self._attended = positions, attended
+    def expect_decode(self, positions: torch.Tensor, attended: int, *, even: bool) -> None:
+        """The next forward pass gives one token to each of the first slots, at `positions` [n] (all < `attended`).
+
+        even: all positions are the last attended one, which is then written as one slice.
+        """
+        self._positions, self._attended, self._even = positions, attended, even
         self._rows = torch.arange(positions.shape[0], device=positions.device)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store one layer's new keys and values `[batch, head, tokens, size]`; return what the layer attends over."""
-        keys, values = self.keys[layer_idx], self.values[layer_idx]
+        keys, values = self._of_layer[layer_idx]
         if self._positions is None:
             rows = self._slots_of_rows
             new_keys, new_values = (
@@ -52,9 +57,13 @@ class SlotCache(Cache):
             keys[slots, :, : new_keys.shape[2]] = new_keys
             values[slots, :, : new_values.shape[2]] = new_values
             return key_states, value_states
-        keys[self._rows, :, self._positions] = key_states[:, :, 0]
-        values[self._rows, :, self._positions] = value_states[:, :, 0]
         count = key_states.shape[0]
+        if self._even:
+            keys[:count, :, self._attended - 1] = key_states[:, :, 0]
+            values[:count, :, self._attended - 1] = value_states[:, :, 0]
+        else:
+            keys[self._rows, :, self._positions] = key_states[:, :, 0]
+            values[self._rows, :, self._positions] = value_states[:, :, 0]
         return keys[:count, :, : self._attended], values[:count, :, : self._attended]
 
     def move(self, source: int, target: int, length: int) -> None:

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rltrain_trainer.engines.builtin.cache import SlotCache, slot_bytes
+from rltrain_trainer.engines.builtin.decoding import DecodingStep
 
 FINAL_LOGIT_SETTINGS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
@@ -38,6 +39,7 @@ class ModelRunner:
         self._decoder = model.get_decoder()  # type: ignore[no-untyped-call]  # transformers ships no type for it
         self._head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # as above
         self._cache = SlotCache(model.config, slots=self.slots, length=max_length, dtype=model.dtype, device=device)
+        self._step = DecodingStep(model, self._cache, max_length) if DecodingStep.fits(model) else None
 
     @property
     def vocabulary_size(self) -> int:
@@ -66,21 +68,33 @@ class ModelRunner:
         logits: torch.Tensor = self._head(newest).float()
         return logits if rows is None else logits[rows]
 
-    def decode(self, tokens: Rows[int], positions: Rows[int]) -> torch.Tensor:
-        """Give the first n slots one token each, at `positions`; logits of their next tokens [n, vocabulary]."""
-        where = torch.tensor(positions, device=self.device)
-        attended = max(positions) + 1
-        self._cache.expect_decode(where, attended)
-        mask = (torch.arange(attended, device=self.device)[None] <= where[:, None])[:, None, None]
-        hidden = self._decoder(
-            input_ids=torch.tensor(tokens, device=self.device)[:, None],
-            position_ids=where[:, None],
+    def decode(self, tokens: torch.Tensor, positions: torch.Tensor, attended: int, *, even: bool) -> torch.Tensor:
+        """Give the first n slots one token each; logits of their next tokens [n, vocabulary].
+
+        tokens, positions: [n]; attended: the largest position + 1; even: all positions are the same.
+        """
+        self._cache.expect_decode(positions, attended, even=even)
+        mask = None if even else (torch.arange(attended, device=self.device)[None] <= positions[:, None])[:, None, None]
+        decode = self._step or self._decode_in_transformers
+        hidden = decode(tokens, positions, mask)
+        logits: torch.Tensor = self._head(hidden).float()
+        return logits
+
+    def _decode_in_transformers(
+        self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """What `DecodingStep` gives, for models that it does not fit."""
+        if mask is None:  # transformers would take its absence for a batch without a past
+            mask = torch.ones((len(tokens), 1, 1, int(positions[0]) + 1), dtype=torch.bool, device=self.device)
+        output = self._decoder(
+            input_ids=tokens[:, None],
+            position_ids=positions[:, None],
             attention_mask=mask,
             past_key_values=self._cache,
             use_cache=True,
-        ).last_hidden_state
-        logits: torch.Tensor = self._head(hidden[:, -1]).float()
-        return logits
+        )
+        hidden: torch.Tensor = output.last_hidden_state[:, -1]
+        return hidden
 
     def move(self, source: int, target: int, length: int) -> None:
         """Let the sequence of slot `source`, `length` tokens long, go on in slot `target`."""

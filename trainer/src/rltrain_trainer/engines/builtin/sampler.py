@@ -112,14 +112,17 @@ def sample(logits: torch.Tensor, table: SamplingTable, draws: np.ndarray) -> tup
     """
     if table.temperature is not None:
         logits = logits / table.temperature
-    logprobs = truncate(logits, table).log_softmax(-1)
+    kept = truncate(logits, table)
+    largest = kept.amax(-1, keepdim=True)
+    # The cumulative distribution in float64: float32 would lose rare tokens of a large vocabulary.
+    cumulative = (kept - largest).exp_().cumsum(-1, dtype=torch.float64)
+    mass = cumulative[:, -1:]
     if table.all_greedy:
         tokens = logits.argmax(-1, keepdim=True)
     else:
-        # Inverse of the cumulative distribution in float64: float32 would lose rare tokens of a large vocabulary.
-        cumulative = logprobs.double().exp_().cumsum(-1)
-        targets = torch.from_numpy(draws).to(logits.device)[:, None] * cumulative[:, -1:]
+        targets = torch.from_numpy(draws).to(logits.device)[:, None] * mass
         tokens = torch.searchsorted(cumulative, targets, right=True).clamp_(max=logits.shape[-1] - 1)
         if table.greedy is not None:
             tokens = torch.where(table.greedy, logits.argmax(-1, keepdim=True), tokens)
-    return tokens[:, 0], logprobs.gather(-1, tokens)[:, 0]
+    logprobs = kept.gather(-1, tokens) - largest - mass.log()
+    return tokens[:, 0], logprobs[:, 0].float()

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from collections.abc import Sequence as Rows
 
-import numpy as np
 import torch
 
+from rltrain_trainer.engines.builtin.batch import RunningBatch
 from rltrain_trainer.engines.builtin.runner import ModelRunner
-from rltrain_trainer.engines.builtin.sampler import SamplingTable, penalise_repetition, sample, uniforms
 from rltrain_trainer.engines.builtin.sequences import Sequence
 from rltrain_trainer.engines.contract import FinishReason
 
@@ -27,11 +25,20 @@ class Scheduler:
 
     def __init__(self, runner: ModelRunner, weight_version: str) -> None:
         self._runner = runner
-        self.weight_version = weight_version
+        self._weight_version = weight_version
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
-        self._table: SamplingTable | None = None  # of the running sequences; None when they have changed
-        self._seeds = np.empty(0, dtype=np.uint64)
+        self._batch: RunningBatch | None = None  # of the running sequences; None when they have changed
+
+    @property
+    def weight_version(self) -> str:
+        """What tokens are sampled under from now on."""
+        return self._weight_version
+
+    @weight_version.setter
+    def weight_version(self, version: str) -> None:
+        self._flush()
+        self._weight_version = version
 
     @property
     def is_idle(self) -> bool:
@@ -49,6 +56,7 @@ class Scheduler:
 
     def abort(self, chosen: Callable[[Sequence], bool] = lambda _: True) -> list[Sequence]:
         """End the chosen sequences (all, if nothing is said) with what they have; returns them."""
+        self._flush()
         ended = [sequence for sequence in (*self._running, *self._waiting) if chosen(sequence)]
         for sequence in ended:
             sequence.finish_reason = FinishReason.ABORT
@@ -58,33 +66,37 @@ class Scheduler:
 
     def forget_cache(self) -> None:
         """Send running sequences back to the queue: they are computed anew, under the weights of that time."""
+        self._flush()
         self._waiting.extendleft(reversed(self._running))
         self._running.clear()
-        self._table = None
+        self._batch = None
 
     @torch.inference_mode()
     def step(self) -> list[Sequence]:
         """Prefill what fits, then decode one token for all that run; returns the sequences that finished."""
         finished = self._prefill()
         if self._running:
+            if self._batch is None:
+                self._batch = self._columns(self._running)
             logits = self._runner.decode(
-                [sequence.response[-1] for sequence in self._running],
-                [sequence.length - 1 for sequence in self._running],
+                self._batch.tokens, self._batch.positions, self._batch.attended, even=self._batch.even
             )
-            if self._table is None:
-                self._table, self._seeds = self._columns(self._running)
-            self._extend(self._running, logits, self._table, self._seeds)
-            finished += self._release_finished()
+            if self._batch.extend(logits):
+                self._flush()
+                finished += self._release_finished()
         return finished
 
     def _prefill(self) -> list[Sequence]:
         admitted = self._admit()
         if not admitted:
             return []
+        self._flush()
         logits = self._runner.prefill(len(self._running), [sequence.tokens for sequence in admitted])
-        self._extend(admitted, logits, *self._columns(admitted))
+        first = self._columns(admitted)
+        first.extend(logits)
+        first.flush(self._weight_version)
         self._running += admitted
-        self._table = None
+        self._batch = None
         return self._release_finished()
 
     def _admit(self) -> list[Sequence]:
@@ -98,18 +110,13 @@ class Scheduler:
             admitted.append(self._waiting.popleft())
         return admitted
 
-    def _columns(self, sequences: Rows[Sequence]) -> tuple[SamplingTable, np.ndarray]:
-        table = SamplingTable.of([sequence.sampling for sequence in sequences], self._runner.device)
-        return table, np.array([sequence.seed for sequence in sequences], dtype=np.uint64)
+    def _columns(self, sequences: list[Sequence]) -> RunningBatch:
+        return RunningBatch(sequences, self._runner.vocabulary_size, self._runner.device)
 
-    def _extend(self, sequences: Rows[Sequence], logits: torch.Tensor, table: SamplingTable, seeds: np.ndarray) -> None:
-        """Sample one token for each sequence from its row of the logits."""
-        if table.repetition_penalty is not None:
-            logits = penalise_repetition(logits, table.repetition_penalty, [s.tokens for s in sequences])
-        indices = np.array([len(sequence.response) for sequence in sequences], dtype=np.uint64)
-        tokens, logprobs = sample(logits, table, uniforms(seeds, indices))
-        for sequence, token, logprob in zip(sequences, tokens.tolist(), logprobs.tolist(), strict=True):
-            sequence.append(token, logprob, self.weight_version)
+    def _flush(self) -> None:
+        """Let every running sequence have the tokens that were sampled for it."""
+        if self._batch is not None:
+            self._batch.flush(self._weight_version)
 
     def _release_finished(self) -> list[Sequence]:
         """Take finished sequences out of their slots, closing each hole with the last running sequence."""
@@ -125,5 +132,5 @@ class Scheduler:
                 self._runner.move(len(self._running), slot, last.length - 1)
                 self._running[slot] = last
         if released:
-            self._table = None
+            self._batch = None
         return released

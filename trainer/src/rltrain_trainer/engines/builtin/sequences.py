@@ -71,16 +71,29 @@ class Sequence:
         """Prompt and response so far."""
         return self.prompt + self.response
 
-    def append(self, token: int, logprob: float, version: str) -> None:
-        """Take one sampled token and decide whether the response ends with it."""
+    @property
+    def newest(self) -> int:
+        """The last token, of the response or of the prompt."""
+        return self.response[-1] if self.response else self.prompt[-1]
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that the response can still grow by."""
+        return min(self.sampling.max_tokens - len(self.response), self.max_length - self.length)
+
+    def extend(self, tokens: list[int], logprobs: list[float], version: str) -> None:
+        """Take sampled tokens, at least one, and decide whether the response ends with the last of them.
+
+        None before the last may end it.
+        """
         if not self.versions or self.versions[-1][0] != version:
             self.versions.append((version, len(self.response)))
-        self.response.append(token)
-        self.logprobs.append(logprob)
+        self.response += tokens
+        self.logprobs += logprobs
         self.stop_reason = self.stop_rule.matches(self.response)
         if self.stop_reason is not None:
             self.finish_reason = FinishReason.STOP
-        elif len(self.response) >= self.sampling.max_tokens or self.length >= self.max_length:
+        elif self.remaining <= 0:
             self.finish_reason = FinishReason.LENGTH
 
     def spans(self) -> list[dict[str, object]]:

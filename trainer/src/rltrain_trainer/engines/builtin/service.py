@@ -22,7 +22,7 @@ from rltrain_trainer.engines.builtin.scheduler import Scheduler
 from rltrain_trainer.engines.builtin.server import EngineServer, Generation
 from rltrain_trainer.engines.builtin.weights import WeightReceiver
 from rltrain_trainer.engines.builtin.worker import Worker
-from rltrain_trainer.models.load import load_causal_lm, load_tokenizer
+from rltrain_trainer.models.load import NO_OVERRIDES, ModelOverrides, load_causal_lm, load_tokenizer
 from rltrain_trainer.weight_sync.buckets import DTYPES
 
 SHUTDOWN_SECONDS = 5.0
@@ -34,6 +34,7 @@ class Settings:
     """What an engine is started with."""
 
     model: str  # directory or hub name
+    overrides: ModelOverrides = NO_OVERRIDES
     host: str = "127.0.0.1"
     port: int = 0  # 0: any free one
     dtype: str = "bfloat16"
@@ -60,7 +61,7 @@ class ServedEngine:
 async def served(settings: Settings) -> AsyncIterator[ServedEngine]:
     """Load the model and serve it until the context ends. ValueError when it cannot be loaded or served."""
     device = torch.device(settings.device)
-    model = await asyncio.to_thread(load_causal_lm, settings.model, DTYPES[settings.dtype])
+    model = await asyncio.to_thread(load_causal_lm, settings.model, DTYPES[settings.dtype], settings.overrides)
     torch.nn.Module.to(model, device)
     tokenizer = load_tokenizer(settings.model)
     runner = ModelRunner(
