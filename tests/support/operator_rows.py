@@ -27,6 +27,7 @@ from operator_moments import (
     status,
     stop,
 )
+from rltrain_api.fetching import FetchProgress
 from rltrain_api.status import (
     HandledRequests,
     Status,
@@ -177,6 +178,18 @@ ROWS: dict[str, Row] = {
         Observed(initializers={"arithmetic": InitializerView(InitializerState.RUNNING, "p: ImagePullBackOff: no")}),
         phase="Initializing",
         holds={T.CLUSTER_READY: ("False", "Initializing")},
+    ),
+    "11 a fetch runs": Row(
+        status(ray_cluster=None),
+        Observed(initializers={"model": InitializerView(InitializerState.RUNNING, progress=FetchProgress(5, 9))}),
+        phase="Initializing",
+        again=15,
+        spec={
+            "storage": {
+                **document()["spec"]["storage"],
+                "initializers": [{"name": "model", "model": {"from": "hf://owner/name", "to": "/data"}}],
+            }
+        },
     ),
     "11 an initializer failed": Row(
         status(ray_cluster=None),

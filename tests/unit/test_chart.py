@@ -76,6 +76,7 @@ OPERATOR_RIGHTS = {
     ("", "configmaps"): {"get", "create", "patch"},
     ("", "secrets"): {"create"},
     ("", "pods"): {"list", "watch"},
+    ("", "pods/log"): {"get"},
     ("", "nodes"): {"list"},
     ("policy", "poddisruptionbudgets"): {"get", "create", "patch"},
     ("networking.k8s.io", "networkpolicies"): {"get", "create", "patch"},

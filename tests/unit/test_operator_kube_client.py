@@ -155,6 +155,35 @@ async def test_delete_names_the_very_object() -> None:
     assert body["preconditions"] == {"uid": "u-1"}
 
 
+async def test_the_end_of_a_log_is_text_whatever_is_in_it() -> None:
+    seen: list[tuple[str, str, int]] = []
+
+    async def log(_: web.Request) -> web.Response:
+        return web.Response(body=b'{"a": 1}\n\xff progress 1 bytes\n', content_type="text/plain")
+
+    async with (
+        serving(log) as server,
+        KubeClient(
+            Connection(server=server.url),
+            bucket=TokenBucket(1000, 1000),
+            observer=lambda verb, plural, code, _: seen.append((verb, plural, code)),
+        ) as kube,
+    ):
+        assert await kube.log_tail("team", "a", 20) == '{"a": 1}\n\ufffd progress 1 bytes\n'
+    method, path, query, _, _ = server.asked[0]
+    assert (method, path) == ("GET", "/api/v1/namespaces/team/pods/a/log")
+    assert query == {"tailLines": "20", "limitBytes": "262144"}
+    assert seen == [("get", "pods/log", 200)]
+
+
+@pytest.mark.parametrize(("code", "body", "kind"), ERRORS.values(), ids=ERRORS.keys())
+async def test_a_log_that_is_refused_is_a_typed_error(code: int, body: dict[str, Any], kind: type[ApiError]) -> None:
+    async with serving(answering(code, body)) as server, client(server) as kube:
+        with pytest.raises(ApiError) as caught:
+            await kube.log_tail("team", "a", 20)
+    assert type(caught.value) is kind
+
+
 async def test_a_json_patch_says_that_it_is_one() -> None:
     operations = [{"op": "test", "path": "/spec/replicas", "value": 2}]
     kinds: list[str] = []

@@ -11,7 +11,7 @@ import pytest
 
 from rltrain_api import names
 from rltrain_api.job import ObjectMeta
-from rltrain_api.status import Condition, ConditionType, Failure, Progress, Status
+from rltrain_api.status import Condition, ConditionType, Failure, InitializerStatus, Progress, Status
 from rltrain_api.wire import DriverPhase, DriverStatus, History
 from rltrain_operator.cache import Cache
 from rltrain_operator.events import EventRecorder, Note, notes
@@ -383,7 +383,11 @@ def training(status: Any = "True", message: str = "") -> Condition:
     return Condition(type="Training", status=status, reason="R", message=message, last_transition_time=NOW)
 
 
-OLD = Status(attempt=1, progress=Progress(step=1, updated=NOW), conditions=[training()])
+def fetched(*, state: str = "Running", **progress: int) -> list[InitializerStatus]:
+    return [InitializerStatus(name="data", state=state, attempts=1, **progress)]
+
+
+OLD = Status(attempt=1, progress=Progress(step=1, updated=NOW), conditions=[training()], initializers=fetched(bytes=1))
 WRITES: dict[str, tuple[dict[str, Any], datetime | None, datetime | None]] = {
     "nothing": ({}, NOW, None),
     "only clocks": ({"progress": Progress(step=1, updated=at(9), eta_seconds=7)}, NOW, None),
@@ -392,6 +396,9 @@ WRITES: dict[str, tuple[dict[str, Any], datetime | None, datetime | None]] = {
     "a step, long after a write": ({"progress": Progress(step=2)}, at(0), at(10)),
     "a step, after a restart": ({"progress": Progress(step=2)}, None, at(10)),
     "other words": ({"conditions": [training(message="new")]}, at(8), at(18)),
+    "more of a fetch": ({"initializers": fetched(bytes=2)}, at(8), at(18)),
+    "the size of a fetch": ({"initializers": fetched(bytes=1, total_bytes=9)}, at(8), at(18)),
+    "the end of a fetch": ({"initializers": fetched(state="Complete")}, at(10), at(10)),
     "a condition": ({"conditions": [training("False")]}, at(10), at(10)),
     "an attempt": ({"attempt": 2, "progress": Progress(step=2)}, at(10), at(10)),
 }

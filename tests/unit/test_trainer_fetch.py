@@ -16,8 +16,9 @@ from huggingface_hub import constants
 
 from file_server import COMMIT, Files, serving
 from object_server import Objects, credentials, object_server
-from rltrain_api.fetching import EXIT_FINAL
+from rltrain_api.fetching import EXIT_FINAL, FetchProgress, parse_progress
 from rltrain_trainer.fetch import hub
+from rltrain_trainer.fetch.arrivals import Arrivals
 from rltrain_trainer.fetch.errors import FetchError
 from rltrain_trainer.fetch.records import KEPT_DIRECTORY, Request
 from rltrain_trainer.fetch.run import fetch
@@ -493,6 +494,54 @@ def test_the_record_is_for_people_too(url: str, target: Path) -> None:
     assert document["files"] == {"train.parquet": {"size": len(CONTENT), "sha256": DIGEST}}
 
 
+# --- how far it is --------------------------------------------------------------------------------------------------
+
+
+def test_arrivals_before_and_after_the_source_says_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "another").write_bytes(b"x" * 70)
+    arrivals = Arrivals(tmp_path)
+    (tmp_path / "shard").write_bytes(b"x" * 5)
+    assert arrivals.progress() == FetchProgress(5)
+    arrivals.expect(30, missing=25)
+    assert arrivals.progress() == FetchProgress(5, 30)
+    (tmp_path / "part").write_bytes(b"x" * 20)
+    assert arrivals.progress() == FetchProgress(25, 30)
+    (tmp_path / "part").write_bytes(b"x" * 26)
+    assert arrivals.progress() == FetchProgress(30, 30), "never more than the whole"
+    (tmp_path / "another").unlink()
+    assert arrivals.progress() == FetchProgress(0, 30), "never less than nothing"
+
+
+def test_a_file_that_breaks_off_is_as_far_as_its_part(files: Files, url: str, target: Path) -> None:
+    """The next pod begins where the last one ended, and says so."""
+    files.break_after = 1_000_000
+    first, arrivals = web(url, target, tries=1), Arrivals(target)
+    with pytest.raises(FetchError):
+        fetch(first.request, first, arrivals)
+    (part,) = (target / KEPT_DIRECTORY).glob("*.part")
+    had = part.stat().st_size
+    assert arrivals.progress() == FetchProgress(had, len(CONTENT))
+    files.break_after = 500_000
+    second, arrivals = web(url, target, tries=1), Arrivals(target)
+    with pytest.raises(FetchError):
+        fetch(second.request, second, arrivals)
+    assert part.stat().st_size > had > 0
+    assert arrivals.progress() == FetchProgress(part.stat().st_size, len(CONTENT))
+
+
+@pytest.mark.parametrize("kind", ["web", "hub", "folder", "store"])
+def test_every_source_says_what_it_has(
+    kind: str, url: str, repository: Files, model: Path, objects: Objects, target: Path
+) -> None:
+    del repository, objects  # they serve
+    sources = {"web": url, "hub": "hf://owner/name", "folder": str(model), "store": "s3://bucket/data"}
+    arrivals = Arrivals(target)
+    outcome = fetch(asked(sources[kind], target), arrivals=arrivals)
+    progress, total = arrivals.progress(), outcome.record.total_bytes
+    assert progress.total == total
+    assert total - 1000 <= progress.bytes <= total, "small files of the fetch's own may be counted"
+
+
 # --- the program ----------------------------------------------------------------------------------------------------
 
 
@@ -531,6 +580,7 @@ def test_the_program_ends_at_its_deadline_with_words(tmp_path: Path) -> None:
     message = (tmp_path / "message").read_text()
     assert "was not there after 1 s, 0 bytes have arrived and are kept: raise deadlineSeconds" in message
     assert message in done.stderr
+    assert parse_progress(done.stderr) == FetchProgress(0)
 
 
 def test_the_program_s_last_words_of_a_failure(tmp_path: Path) -> None:

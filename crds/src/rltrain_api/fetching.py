@@ -1,7 +1,8 @@
 """What an initializer runs, and the sources that it may fetch from: the contract between who plans and who fetches.
 
 A dataset and a model are fetched by a program of the trainer's image (`rltrain_trainer.fetch`), a script is run from
-the ConfigMap that is mounted for it. This module must not know Kubernetes' manifests, nor how anything is fetched.
+the ConfigMap that is mounted for it. How far a fetch is goes into its log in the one form that is written and read
+here. This module must not know Kubernetes' manifests, nor how anything is fetched.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ Kind = Literal["dataset", "model"]
 _INTERPRETERS = {".py": "python", ".sh": "bash"}
 _HUB_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?")
 _DATASETS = "datasets/"
+# Whatever stands before it on its line, such as the time. 18 digits fit the API's integers of 64 bits.
+_PROGRESS = re.compile(r"\bprogress ([0-9]{1,18})(?: of ([0-9]{1,18}))? bytes$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,3 +112,26 @@ def fetch_of(initializer: Initializer) -> tuple[Kind, Fetch]:
 def fetches(initializer: Initializer) -> bool:
     """Whether the initializer fetches a dataset or a model."""
     return initializer.dataset is not None or initializer.model is not None
+
+
+@dataclass(frozen=True, slots=True)
+class FetchProgress:
+    """How many bytes have arrived, and of how many; `total` is None where the source does not say."""
+
+    bytes: int
+    total: int | None = None
+
+
+def format_progress(progress: FetchProgress) -> str:
+    """The line of a log that says it: `progress 1200 of 3000 bytes`, or `progress 1200 bytes`."""
+    of_total = "" if progress.total is None else f" of {progress.total}"
+    return f"progress {progress.bytes}{of_total} bytes"
+
+
+def parse_progress(log: str) -> FetchProgress | None:
+    """What the last such line of a log says, None where there is none. Nothing else of the log is kept."""
+    said = _PROGRESS.findall(log)
+    if not said:
+        return None
+    arrived, total = said[-1]
+    return FetchProgress(int(arrived), int(total) if total else None)

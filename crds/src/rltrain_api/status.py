@@ -123,6 +123,12 @@ class InitializerStatus(StatusModel):
     state: Reason = Field(description="Pending, Running, Complete or Failed.")
     attempts: int = Field(default=0, ge=0, description="Pods that have been started for it.")
     message: Message = Field(default="", description="Why its pod waits, or its last words.")
+    bytes: int | None = Field(
+        default=None, ge=0, description="Bytes of the dataset or model that are there, while it is fetched."
+    )
+    total_bytes: int | None = Field(
+        default=None, ge=0, description="Bytes that it has in all; unset where the source does not say."
+    )
 
 
 class RayClusterReference(StatusModel):

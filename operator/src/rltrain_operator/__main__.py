@@ -28,6 +28,7 @@ from rltrain_operator.queue import WorkQueue
 from rltrain_operator.rayjobs import RayJobsClient
 from rltrain_operator.reconcile.apply import Applier
 from rltrain_operator.reconcile.controller import Controller
+from rltrain_operator.reconcile.fetch_watch import FetchWatch
 from rltrain_operator.reconcile.fitting import NodeWatch
 from rltrain_operator.reconcile.observe import Poller
 from rltrain_operator.tokens import TokenIssuer
@@ -117,7 +118,7 @@ async def run(
         cache, queue = Cache(), WorkQueue[Key]()
         ray, driver = RayJobsClient(session), DriverClient(session)
         applier = Applier(kube, cache, ray, driver, tokens, surroundings)
-        poller = Poller(ray, driver, tokens)
+        poller = Poller(ray, driver, tokens, FetchWatch(kube))
         controller = Controller(
             kube=kube,
             cache=cache,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from rltrain_api.config import MegatronConfig
 from rltrain_api.errors import ErrorCode, FieldError
 from rltrain_api.rules.facts import Facts, Rule, in_config
-from rltrain_api.rules.wording import counted, told
+from rltrain_api.rules.wording import counted, told, written
 
 _WRAPPED_CLASSES = "transformer_layer_cls_to_wrap"
 _POLYNOMIAL_END = 1e-7  # transformers: get_polynomial_decay_schedule_with_warmup(lr_end)
@@ -195,8 +195,8 @@ def fsdp2_wraps_classes(facts: Facts) -> Iterator[FieldError]:
             yield in_config(
                 path,
                 ErrorCode.CONFLICT,
-                f"{', '.join(others)} is of FSDP 1 and means nothing to FSDP2; remove it, or name classes in "
-                f"{_WRAPPED_CLASSES}",
+                f"{', '.join(map(written, others))} is of FSDP 1 and means nothing to FSDP2; remove it, or name "
+                f"classes in {_WRAPPED_CLASSES}",
             )
             continue
         classes = model.fsdp.wrap_policy.get(_WRAPPED_CLASSES)

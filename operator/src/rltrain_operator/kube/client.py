@@ -1,4 +1,4 @@
-"""The client itself: eight verbs over aiohttp, bodies are plain dicts.
+"""The client itself: eight verbs over aiohttp, bodies are plain dicts; and the end of a pod's log.
 
 Every request has a deadline, waits for a turn in the token bucket and ends in a typed error or in a body. Nothing is
 retried here but a 401 (the token file may have been rotated): whoever asks knows whether asking again is right.
@@ -16,13 +16,16 @@ import orjson
 from rltrain_operator.kube.config import Connection
 from rltrain_operator.kube.errors import ApiError, TooManyRequestsError, UnavailableError, error_from_response
 from rltrain_operator.kube.rate import TokenBucket
-from rltrain_operator.kube.resources import Resource, resource_of
+from rltrain_operator.kube.resources import PODS, Resource, resource_of
 
 Body = dict[str, Any]
 
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 TOKEN_MAX_AGE_SECONDS = 60.0
 PAGE_SIZE = 500
+# A log comes by way of its node, which may hang while the API server is well.
+LOG_TIMEOUT = aiohttp.ClientTimeout(total=5)
+LOG_BYTES = 256 * 1024
 
 
 class KubeApi(Protocol):
@@ -144,6 +147,16 @@ class KubeClient:
         }
         await self._request("delete", resource, resource.path(namespace, name), method="DELETE", body=body)
 
+    async def log_tail(self, namespace: str, pod: str, lines: int) -> str:
+        """The last lines of the log of a pod with one container, of those at most the first 256 KiB.
+
+        UnavailableError also when the pod's node does not answer within 5 s.
+        """
+        path = PODS.path(namespace, pod, "log")
+        query = {"tailLines": str(lines), "limitBytes": str(LOG_BYTES)}
+        _, payload = await self._exchange("get", "pods/log", "GET", path, query=query, within=LOG_TIMEOUT)
+        return payload.decode(errors="replace")
+
     async def _request(
         self,
         verb: str,
@@ -155,28 +168,53 @@ class KubeClient:
         body: Any = None,
         content_type: str = "application/json",
     ) -> Body:
-        await self._bucket.take()
-        started = time.monotonic()
-        code = 0
-        try:
-            code, answer, retry_after = await self._send(method, path, query, body, content_type)
-            if code == 401 and self._connection.token_file is not None:
-                self._token_read_at = None
-                code, answer, retry_after = await self._send(method, path, query, body, content_type)
-        finally:
-            self._observer(verb, resource.plural, code, time.monotonic() - started)
-        if code >= 300:
-            error = error_from_response(code, answer, retry_after)
-            if isinstance(error, TooManyRequestsError):
-                self._bucket.pause(error.retry_after or 1.0)
-            raise error
+        code, payload = await self._exchange(
+            verb, resource.plural, method, path, query=query, body=body, content_type=content_type
+        )
+        answer = _decode(payload)
         if not isinstance(answer, dict):
             raise ApiError(code, f"{method} {path}: the answer is not a JSON object")
         return answer
 
+    async def _exchange(
+        self,
+        verb: str,
+        plural: str,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        within: aiohttp.ClientTimeout = REQUEST_TIMEOUT,
+    ) -> tuple[int, bytes]:
+        """One request and its answer, code and bytes, in its turn, seen by the observer; a refusal is a typed error."""
+        await self._bucket.take()
+        started = time.monotonic()
+        code = 0
+        try:
+            code, payload, retry_after = await self._send(method, path, query, body, content_type, within)
+            if code == 401 and self._connection.token_file is not None:
+                self._token_read_at = None
+                code, payload, retry_after = await self._send(method, path, query, body, content_type, within)
+        finally:
+            self._observer(verb, plural, code, time.monotonic() - started)
+        if code >= 300:
+            error = error_from_response(code, _decode(payload), retry_after)
+            if isinstance(error, TooManyRequestsError):
+                self._bucket.pause(error.retry_after or 1.0)
+            raise error
+        return code, payload
+
     async def _send(
-        self, method: str, path: str, query: dict[str, str] | None, body: Any, content_type: str
-    ) -> tuple[int, Any, float | None]:
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None,
+        body: Any,
+        content_type: str,
+        within: aiohttp.ClientTimeout,
+    ) -> tuple[int, bytes, float | None]:
         assert self._session is not None, "use the client as an async context manager"
         headers = {"Accept": "application/json"}
         token = self._current_token()
@@ -188,9 +226,10 @@ class KubeClient:
             data = orjson.dumps(body)
         url = self._connection.server + path
         try:
-            async with self._session.request(method, url, params=query, data=data, headers=headers) as response:
+            request = self._session.request(method, url, params=query, data=data, headers=headers, timeout=within)
+            async with request as response:
                 payload = await response.read()
-                return response.status, _decode(payload), _seconds(response.headers.get("Retry-After"))
+                return response.status, payload, _seconds(response.headers.get("Retry-After"))
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise UnavailableError(0, f"{method} {path}: {type(error).__name__}: {error}") from error
 

@@ -16,6 +16,8 @@ _PROGRESS_FIELDS = ("progress", "engines", "checkpoint", "durations", "accountin
 _CLOCKS = ("updated", "eta_seconds")
 # Of the accounts, what they are reckoned from; the sums go on by themselves and are written with the rest.
 _RATES = ("gpus", "steps", "step_since")
+# Of an initializer.
+_WITHOUT_PROGRESS = {"message": "", "bytes": None, "total_bytes": None}
 
 
 def write_due(old: Status, new: Status, last_write: datetime | None, now: datetime) -> datetime | None:
@@ -30,7 +32,7 @@ def write_due(old: Status, new: Status, last_write: datetime | None, now: dateti
 def _substance(status: Status) -> Status:
     wordless = {
         "conditions": [condition.model_copy(update={"message": ""}) for condition in status.conditions],
-        "initializers": [initializer.model_copy(update={"message": ""}) for initializer in status.initializers],
+        "initializers": [initializer.model_copy(update=_WITHOUT_PROGRESS) for initializer in status.initializers],
     }
     return status.model_copy(update={**dict.fromkeys(_PROGRESS_FIELDS), **wordless})
 
@@ -39,6 +41,6 @@ def _progress(status: Status) -> tuple[object, ...]:
     progress = status.progress.model_copy(update=dict.fromkeys(_CLOCKS)) if status.progress else None
     own_durations = {name: value for name, value in (status.durations or {}).items() if "/" not in name}
     messages = [condition.message for condition in status.conditions]
-    messages += [initializer.message for initializer in status.initializers]
+    fetched = [(each.message, each.bytes, each.total_bytes) for each in status.initializers]
     rates = [getattr(status.accounting, name) for name in _RATES] if status.accounting else None
-    return (progress, status.engines, status.checkpoint, own_durations, rates, messages)
+    return (progress, status.engines, status.checkpoint, own_durations, rates, messages, fetched)

@@ -6,6 +6,7 @@ The section "without a cluster" of the table in `decide`.
 from __future__ import annotations
 
 from rltrain_api import names
+from rltrain_api.fetching import fetches
 from rltrain_api.resolve import document_hash, resolved_document
 from rltrain_api.status import ConditionType, Failure, Phase, RayClusterReference, ResolvedConfigReference
 from rltrain_operator import plan
@@ -15,6 +16,8 @@ from rltrain_operator.reconcile.initializing import mirror_initializers
 from rltrain_operator.reconcile.state import CreateInitializer, CreateRayCluster, CreateRecords, InitializerState
 
 LEFTOVERS_POLL_SECONDS = 5.0
+# No event tells how far a fetch is; its program says it this often.
+FETCH_POLL_SECONDS = 15.0
 
 
 def await_leftovers(draft: Draft, phase: Phase, reason: str) -> bool:
@@ -102,6 +105,8 @@ def _initializers_are_done(draft: Draft) -> bool:
             return False
         if view is None:
             draft.act(CreateInitializer(initializer.name))
+        elif fetches(initializer):
+            draft.look_again(FETCH_POLL_SECONDS)
         message = f"{where} runs" + (f": {view.message}" if view is not None and view.message else "")
         draft.underway(Phase.INITIALIZING, reasons.INITIALIZING, message)
         draft.conditions.set(ConditionType.CLUSTER_READY, False, reasons.INITIALIZING, message)

@@ -12,7 +12,7 @@
     8   left with pods of the cluster before           none, again in 5 s             Suspending, Updating, …: waits
     9   new, or edited since its record                CreateRecords, then as 10-12   resolvedConfig
     10  valid, initializer i has no batch Job          CreateInitializer(i)           Initializing i of n
-    11  valid, initializer i runs / has failed         none                           Initializing i of n / Failed
+    11  valid, initializer i runs / has failed         none (a fetch: again in 15 s)  Initializing i of n / Failed
     12  valid, initializers complete                   CreateRayCluster               Provisioning
     --  with a cluster; ClusterReady follows it, and a record that a crash has lost is made again
     --  held back by Kueue: none, Queued; an attempt that ran is over and has not failed: see `queueing`

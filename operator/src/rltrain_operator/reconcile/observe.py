@@ -1,4 +1,4 @@
-"""Observation: the caches turned into what `decide` reads, and the polls of Ray and of the driver.
+"""Observation: the caches turned into what `decide` reads, and the polls of Ray, of the driver and of fetches.
 
 `view_*` are pure; `Poller` asks over the network and remembers, per job, since when a driver is silent. That memory is
 lost with the process on purpose: a new operator gives a silent driver the full limit again.
@@ -30,6 +30,7 @@ from rltrain_operator.recent import Recent
 from rltrain_operator.reconcile import reasons
 from rltrain_operator.reconcile.children import condition_of, is_leaving, owned_by, role_of
 from rltrain_operator.reconcile.engine_pods import view_engine_group
+from rltrain_operator.reconcile.fetch_watch import FetchWatch
 from rltrain_operator.reconcile.queueing import view_queue
 from rltrain_operator.reconcile.stall import judge_pace
 from rltrain_operator.reconcile.state import (
@@ -264,12 +265,15 @@ class _Contact:
 
 
 class Poller:
-    """Asks Ray and the driver of a job; see the module's docstring."""
+    """Asks Ray and the driver of a job, and its initializers' logs if it is told how; see the module's docstring."""
 
-    def __init__(self, ray: RayJobsApi, driver: DriverApi, tokens: TokenIssuer) -> None:
+    def __init__(
+        self, ray: RayJobsApi, driver: DriverApi, tokens: TokenIssuer, fetches: FetchWatch | None = None
+    ) -> None:
         self._ray = ray
         self._driver = driver
         self._tokens = tokens
+        self._fetches = fetches
         self._contacts: dict[str, _Contact] = {}
         self._upstream = UpstreamWatch(ray)
 
@@ -288,6 +292,8 @@ class Poller:
         if cluster is None or submission_id is None or over:
             self.forget(uid)
             leftovers = view_leftovers(cache, key) if cluster is None else ()
+            if self._fetches is not None and cluster is None and not over:
+                initializers = await self._fetches.with_progress(cache, key, subject, initializers)
             return Observed(initializers=initializers, cluster=cluster, leftovers=leftovers)
         contact = self._contacts.get(uid)
         if contact is None or contact.submission_id != submission_id:

@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from rltrain_api.errors import FieldError
+from rltrain_api.fetching import FetchProgress
 from rltrain_api.job import ObjectMeta, RLTrainingJob
 from rltrain_api.status import Status
 from rltrain_api.wire import DriverStatus, History
@@ -37,13 +38,17 @@ class InitializerState(StrEnum):
 
 @dataclass(frozen=True)
 class InitializerView:
-    """One initializer's batch Job; `message` is why its pod waits or how it ended."""
+    """One initializer's batch Job; `message` is why its pod waits or how it ended.
+
+    `progress` is how far a fetch that runs is, where that is known.
+    """
 
     state: InitializerState
     message: str = ""
     pod: str | None = None
     exit_code: int | None = None
     attempts: int = 0
+    progress: FetchProgress | None = None
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from rltrain_api.fetching import EXIT_FINAL
+from rltrain_api.fetching import EXIT_FINAL, format_progress
+from rltrain_trainer.fetch.arrivals import Arrivals
 from rltrain_trainer.fetch.errors import FetchError
 from rltrain_trainer.fetch.records import Request
 from rltrain_trainer.fetch.run import fetch
-from rltrain_trainer.fetch.sizes import bytes_below, shown
+from rltrain_trainer.fetch.sizes import shown
 
 log = logging.getLogger("rltrain.fetch")
 
@@ -39,9 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     log.info("fetching the %s %s into %s", request.kind, request.source, request.target)
     done = threading.Event()
-    threading.Thread(target=_watch, args=(request, chosen, done), daemon=True, name="watch").start()
+    arrivals = Arrivals(request.target)
+    threading.Thread(target=_watch, args=(arrivals, chosen, done), daemon=True, name="watch").start()
     try:
-        outcome = fetch(request)
+        outcome = fetch(request, arrivals=arrivals)
     except FetchError as error:
         _say(str(error), chosen.message_file)
         return EXIT_FINAL if error.final else 1
@@ -65,17 +67,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _watch(request: Request, chosen: argparse.Namespace, done: threading.Event) -> None:
-    """Say how far the fetch is; end the process at the deadline, whatever a library waits for."""
+def _watch(arrivals: Arrivals, chosen: argparse.Namespace, done: threading.Event) -> None:
+    """Say how far the fetch is, as the operator reads it; end the process at the deadline, whatever is waited for."""
     deadline = time.monotonic() + chosen.deadline
-    at_first = bytes_below(request.target)
     while (left := deadline - time.monotonic()) > 0:
         if done.wait(min(PROGRESS_SECONDS, left)):
             return
-        log.info("%s so far", shown(max(0, bytes_below(request.target) - at_first)))
-    arrived = shown(max(0, bytes_below(request.target) - at_first))
+        log.info("%s", format_progress(arrivals.progress()))
+    arrived = shown(arrivals.progress().bytes)
     _say(
-        f"{request.source} was not there after {chosen.deadline:.0f} s, {arrived} have arrived and are kept: raise "
+        f"{chosen.source} was not there after {chosen.deadline:.0f} s, {arrived} have arrived and are kept: raise "
         "deadlineSeconds",
         chosen.message_file,
     )

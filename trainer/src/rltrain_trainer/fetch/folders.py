@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rltrain_trainer.fetch.arrivals import Arrivals
 from rltrain_trainer.fetch.errors import FetchError
 from rltrain_trainer.fetch.records import FetchedFile, Request
 from rltrain_trainer.fetch.sizes import demand_room, files_below
@@ -28,16 +29,23 @@ class Folder:
             seen.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         return seen.hexdigest()
 
-    def fetch(self) -> dict[str, FetchedFile]:
+    def fetch(self, arrivals: Arrivals) -> dict[str, FetchedFile]:
         """See `Source.fetch`."""
         files = list(self._files())
         missing = [(name, path) for name, path in files if not self._is_there(name, path)]
-        demand_room(self.request.target, sum(path.stat().st_size for _, path in missing))
+        missing_bytes = sum(path.stat().st_size for _, path in missing)
+        self._part.unlink(missing_ok=True)  # a file is copied from its beginning
+        demand_room(self.request.target, missing_bytes)
+        arrivals.expect(sum(path.stat().st_size for _, path in files), missing=missing_bytes)
         for name, path in missing:
             self._copy(name, path)
         fetched = {name: self._described(name, path) for name, path in files}
         self._demand_digest(fetched)
         return fetched
+
+    @property
+    def _part(self) -> Path:
+        return self.request.kept / f"{self.request.key}.part"
 
     def _files(self) -> Iterator[tuple[str, Path]]:
         """(path in the target, file), in order."""
@@ -65,10 +73,9 @@ class Folder:
     def _copy(self, name: str, path: Path) -> None:
         target = self.request.target / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = self.request.kept / f"{self.request.key}.part"
-        shutil.copyfile(path, part)
-        shutil.copystat(path, part)
-        part.replace(target)
+        shutil.copyfile(path, self._part)
+        shutil.copystat(path, self._part)
+        self._part.replace(target)
 
     def _described(self, name: str, path: Path) -> FetchedFile:
         target = self.request.target / name

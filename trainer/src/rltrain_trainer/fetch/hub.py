@@ -30,6 +30,7 @@ from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from rltrain_api.fetching import parse_hub
+from rltrain_trainer.fetch.arrivals import Arrivals
 from rltrain_trainer.fetch.errors import FetchError, unreachable
 from rltrain_trainer.fetch.records import FetchedFile, Request
 from rltrain_trainer.fetch.sizes import demand_room
@@ -56,13 +57,14 @@ class Repository:
             return revision
         return self._listing()[0]
 
-    def fetch(self) -> dict[str, FetchedFile]:
+    def fetch(self, arrivals: Arrivals) -> dict[str, FetchedFile]:
         """See `Source.fetch`."""
         disable_progress_bars()
         commit, files = self._listing()
         sizes = {file.rfilename: file.size or 0 for file in files}
         missing = sum(size for name, size in sizes.items() if not self._has(name, size))
         demand_room(self.request.target, missing)
+        arrivals.expect(sum(sizes.values()), missing=missing)
         fetched = {}
         for number, file in enumerate(files, start=1):
             name = file.rfilename

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rltrain_api.fetching import HUB_SCHEME, WEB_SCHEMES, scheme_of
+from rltrain_trainer.fetch.arrivals import Arrivals
 from rltrain_trainer.fetch.errors import FULL, FetchError, volume_full
 from rltrain_trainer.fetch.folders import Folder
 from rltrain_trainer.fetch.records import Record, Request, read_record, write_record
@@ -52,17 +53,19 @@ def source_of(request: Request) -> Source:
     return Folder(request)
 
 
-def fetch(request: Request, source: Source | None = None) -> Outcome:
+def fetch(request: Request, source: Source | None = None, arrivals: Arrivals | None = None) -> Outcome:
     """Make sure that the files are in the target. Raises FetchError.
 
     Files that an earlier fetch has recorded are used as they are when the source has not changed, when nothing can be
-    heard of it, or when they have the digest that is asked for, which takes no request at all.
+    heard of it, or when they have the digest that is asked for, which takes no request at all. `arrivals` can be looked
+    at meanwhile.
     """
     source = source or source_of(request)
+    arrivals = arrivals or Arrivals(request.target)
     try:
         request.kept.mkdir(parents=True, exist_ok=True)
         with _alone(request):
-            return _fetch_alone(request, source)
+            return _fetch_alone(request, source, arrivals)
     except OSError as error:
         if error.errno in FULL:
             raise volume_full(request.target, str(error)) from error
@@ -73,7 +76,7 @@ def fetch(request: Request, source: Source | None = None) -> Outcome:
         ) from error
 
 
-def _fetch_alone(request: Request, source: Source) -> Outcome:
+def _fetch_alone(request: Request, source: Source, arrivals: Arrivals) -> Outcome:
     record = read_record(request)
     if record is not None and _has_the_digest(request, record):
         return Outcome(record, fetched=False)
@@ -89,7 +92,7 @@ def _fetch_alone(request: Request, source: Source) -> Outcome:
     unchanged = record is not None and request.sha256 is None and (identity is None or identity == record.identity)
     if record is not None and unchanged:
         return Outcome(record, fetched=False)
-    files = source.fetch()
+    files = source.fetch(arrivals)
     return Outcome(write_record(request, identity, files), fetched=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from rltrain_trainer.fetch.arrivals import Arrivals
 from rltrain_trainer.fetch.records import FetchedFile
 
 
@@ -13,8 +14,8 @@ class Source(Protocol):
     def identity(self) -> str | None:
         """The source's own word for its present state, at the cost of one small request; None where it has none."""
 
-    def fetch(self) -> dict[str, FetchedFile]:
+    def fetch(self, arrivals: Arrivals) -> dict[str, FetchedFile]:
         """Put the files into the target; what is there already from a broken fetch is not fetched again.
 
-        Returns them by their path in the target.
+        `arrivals` is told of their sizes, where the source knows them. Returns them by their path in the target.
         """

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rltrain_trainer.checkpoint.objects import ObjectStore, StoredObject, StoreError, object_store
+from rltrain_trainer.fetch.arrivals import Arrivals
 from rltrain_trainer.fetch.errors import FetchError
 from rltrain_trainer.fetch.records import FetchedFile, Request
 from rltrain_trainer.fetch.sizes import demand_room
@@ -28,16 +29,19 @@ class StoredObjects:
             seen.update(f"{name}\0{found.bytes}\0{found.changed}\n".encode())
         return seen.hexdigest()
 
-    def fetch(self) -> dict[str, FetchedFile]:
+    def fetch(self, arrivals: Arrivals) -> dict[str, FetchedFile]:
         """See `Source.fetch`; an object whose size is there already is not fetched again."""
         store, objects = self._store(), list(self._objects())
-        demand_room(self.request.target, sum(found.bytes for name, found in objects if not self._has(name, found)))
+        missing = sum(found.bytes for name, found in objects if not self._has(name, found))
+        part = self.request.kept / f"{self.request.key}.part"
+        part.unlink(missing_ok=True)  # an object is read from its beginning
+        demand_room(self.request.target, missing)
+        arrivals.expect(sum(found.bytes for _, found in objects), missing=missing)
         fetched = {}
         for name, found in objects:
             path = self.request.target / name
             if not self._has(name, found):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                part = self.request.kept / f"{self.request.key}.part"
                 with self._explained(), store.reader(found.location) as source, part.open("wb") as sink:
                     while block := source.read(READ_BYTES):
                         sink.write(block)

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 import aiohttp
 import certifi
 
+from rltrain_trainer.fetch.arrivals import Arrivals
 from rltrain_trainer.fetch.errors import FetchError, unreachable
 from rltrain_trainer.fetch.records import FetchedFile, Request
 from rltrain_trainer.fetch.sizes import demand_room, shown
@@ -93,10 +94,10 @@ class WebFile:
         """ETag, or date and size; None where the server answers HEAD with neither."""
         return asyncio.run(self._identity())
 
-    def fetch(self) -> dict[str, FetchedFile]:
+    def fetch(self, arrivals: Arrivals) -> dict[str, FetchedFile]:
         """See `Source.fetch`."""
         name, part = self.name, Part(self.request.kept / f"{self.request.key}.part")
-        asyncio.run(self._download(part))
+        asyncio.run(self._download(part, arrivals))
         arrived = FetchedFile(size=part.path.stat().st_size, sha256=digest(part.path))
         if self.request.sha256 is not None and arrived.sha256 != self.request.sha256:
             part.forget()
@@ -117,11 +118,11 @@ class WebFile:
             except (aiohttp.ClientError, TimeoutError) as error:
                 raise self._unreachable(error) from error
 
-    async def _download(self, part: Part) -> None:
+    async def _download(self, part: Part, arrivals: Arrivals) -> None:
         for pause in (*self.pauses, None):
             try:
                 async with _session() as session:
-                    await self._download_once(session, part)
+                    await self._download_once(session, part, arrivals)
             except FetchError as error:
                 if error.final or pause is None:
                     raise
@@ -130,7 +131,7 @@ class WebFile:
             else:
                 return
 
-    async def _download_once(self, session: aiohttp.ClientSession, part: Part) -> None:
+    async def _download_once(self, session: aiohttp.ClientSession, part: Part, arrivals: Arrivals) -> None:
         have, validator = part.arrived()
         # Bytes are counted as they are kept, so nothing may be compressed on the way.
         headers = {"Accept-Encoding": "identity"}
@@ -146,6 +147,8 @@ class WebFile:
                 have = have if answer.status == 206 else 0
                 part.begin(_validator(answer), room_for=answer.content_length or 0)
                 with part.open(append=have > 0) as stream:
+                    if answer.content_length is not None:
+                        arrivals.expect(have + answer.content_length, missing=answer.content_length)
                     async for block in answer.content.iter_chunked(READ_BYTES):
                         stream.write(block)
         except aiohttp.ClientPayloadError as error:
