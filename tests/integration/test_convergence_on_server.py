@@ -265,10 +265,10 @@ async def test_the_process_may_die_after_any_write(place: Place) -> None:
 
 
 async def test_any_call_may_be_refused_or_stay_without_an_answer(place: Place) -> None:
-    faults = {f"faulty-{seed}": Faults(random.Random(seed), share=0.4) for seed in SEEDS} | {"calm": Faults()}
+    faults = {f"faulty-{seed}": Faults(random.Random(seed), share=0.4) for seed in SEEDS} | {"answered": Faults()}
     async with lives_of(place, faults) as (lives, audit):
         ends = await live_all(lives)
         assert_made_once(audit, lives)
-    whole = ends.pop("calm")
+    whole = ends.pop("answered")
     assert EXPECTED.items() <= whole.items()
     assert {name: end for name, end in ends.items() if end != whole} == {}
