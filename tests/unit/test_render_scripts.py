@@ -38,10 +38,11 @@ RUN_UNTIL_STOPPED = 'import time; time.sleep(60 if "--block" in sys.argv else 0)
 WAIT_FOR_WORKERS = """
 import time
 for _ in range(300):
-    if '["ray", ["start", "--address=' in open(os.environ["HOME"] + "/calls").read():
+    calls = open(os.environ["HOME"] + "/calls").read()
+    if '["ray", ["start", "--address=' in calls and '["ray", ["start", "--head' in calls:
         sys.exit()
     time.sleep(0.1)
-sys.exit("no worker has started")
+sys.exit("head and workers have not started")
 """
 PRINT_HOSTS = 'print("\\n".join(f"node{index}" for index in range(int(os.environ["SLURM_JOB_NUM_NODES"]))))'
 PROGRAMS = {
