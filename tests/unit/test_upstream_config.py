@@ -132,7 +132,8 @@ def test_any_fields_resolve_alike(drawn: dict[tuple[str, ...], Any]) -> None:
     assert comparable(as_upstream(tree, overrides)) == comparable(upstream_skyrl.resolved(overrides))
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.timeout(400)  # some 280 fields are drawn
+@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_all_fields_at_once_resolve_alike(data: st.DataObject) -> None:
     drawn = {path: data.draw(values(schema), label=".".join(path)) for path, schema in UPSTREAM_LEAVES.items()}
